@@ -1,0 +1,139 @@
+import { join } from 'node:path';
+import type { ResolvedConfig } from '../configs/schema.ts';
+import { formatBytes, freeDiskBytes } from '../host/disk.ts';
+import { TemperError } from '../host/errors.ts';
+import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
+import { portIsFree } from '../host/ports.ts';
+import { runPython } from '../host/python.ts';
+import { writeJson } from '../host/state-file.ts';
+import { writeTrainingConfig } from '../host/training-config.ts';
+import { findDeployment } from '../host/deployments.ts';
+import type { StageContext, StageResult } from './stage.ts';
+
+export interface CheckEnvironmentInput {
+  config: ResolvedConfig;
+}
+
+export type Precision = 'fp16' | 'bf16';
+
+/** What was looked at: what was found, what is needed, the verdict, and the fix as a command. */
+export interface CheckItem {
+  name: string;
+  found: string;
+  needed: string;
+  verdict: 'ok' | 'warning' | 'error';
+  fix?: string;
+}
+
+export interface CheckEnvironmentResult extends StageResult {
+  /** The type of the merged and served weights; fp16 where a GPU has no bfloat16. */
+  precision: Precision;
+  /** Whether a GPU that lacks bfloat16 trains, so that the base is used through an fp16 overlay. */
+  needsFp16Base: boolean;
+  gpus: Gpu[];
+  warnings: string[];
+  /** Versions of the Python packages that decide what training does. */
+  versions: Record<string, string>;
+}
+
+const MIN_FREE_DISK_BYTES = 2 * 1024 ** 3;
+
+/** Check GPUs, disk, ports, Python packages and base against the config, before anything is computed. */
+export async function checkEnvironment({ config }: CheckEnvironmentInput, context: StageContext): Promise<CheckEnvironmentResult> {
+  const { run, settings, signal } = context;
+  await writeTrainingConfig(run, config);
+  const gpus = config.train.use_cpu === true ? [] : await listGpus();
+  const python = await runPython<{ items: CheckItem[]; versions: Record<string, string> }>(
+    'trainer/check_environment.py',
+    [
+      ...['--config', run.trainConfig, '--model', String(config.train.model_name_or_path)],
+      ...['--cache-dir', join(settings.home, 'cache')],
+    ],
+    { cancelSignal: signal, onProgress: (progress) => context.report({ ...progress }) },
+  );
+  const items = [gpuItem(config, gpus), ...diskItems(config, run.path), ...(await portItems(config, settings.home)), ...python.items];
+  const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
+  const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
+  const errors = items.filter((item) => item.verdict === 'error');
+  const warnings = items.filter((item) => item.verdict === 'warning').map(sentence);
+  await writeJson(run.environment, { ok: errors.length === 0, precision, gpus, items, versions: python.versions });
+  if (errors.length > 0) throw new TemperError('HostError', refusal(errors, run.environment), { details: { items: errors } });
+
+  const hardware = gpus.length === 0 ? 'CPU' : gpus.map((gpu) => gpu.name).join(', ');
+  const remarks = warnings.length === 0 ? '' : `, ${warnings.length} warning${warnings.length === 1 ? '' : 's'}`;
+  return {
+    precision,
+    needsFp16Base,
+    gpus,
+    warnings,
+    versions: python.versions,
+    headline: `${hardware}, ${precision}, LLaMA-Factory ${python.versions.llamafactory ?? '?'}${remarks}`,
+  };
+}
+
+function gpuItem(config: ResolvedConfig, gpus: Gpu[]): CheckItem {
+  const name = 'GPU';
+  if (config.train.use_cpu === true) return { name, found: 'CPU mode (train.use_cpu)', needed: 'none', verdict: 'ok' };
+  if (gpus.length === 0) {
+    return {
+      name,
+      found: 'none (nvidia-smi is absent or lists no GPU): training runs on the CPU',
+      needed: 'an NVIDIA GPU, or train.use_cpu: true to say that the CPU is meant',
+      verdict: 'warning',
+      fix: 'nvidia-smi',
+    };
+  }
+  const found = gpus
+    .map((gpu) => `${gpu.name}, compute capability ${gpu.computeCapability}, ${formatBytes(gpu.freeMemoryBytes)} of ${formatBytes(gpu.totalMemoryBytes)} free`)
+    .join('; ');
+  const lacksBf16 = config.train.bf16 === true && gpus.some((gpu) => !hasBfloat16(gpu));
+  return {
+    name,
+    found,
+    needed: lacksBf16 ? 'compute capability 8.0 or newer for train.bf16: true' : 'an NVIDIA GPU',
+    verdict: lacksBf16 ? 'error' : 'ok',
+    ...(lacksBf16 ? { fix: 'in the config: train.bf16: false, train.fp16: true' } : {}),
+  };
+}
+
+function diskItems(config: ResolvedConfig, runPath: string): CheckItem[] {
+  const free = freeDiskBytes(runPath);
+  const enough = free >= MIN_FREE_DISK_BYTES;
+  return [
+    {
+      name: 'disk for the run',
+      found: `${formatBytes(free)} free at ${runPath}`,
+      needed: `${formatBytes(MIN_FREE_DISK_BYTES)} at least for checkpoints and the merged ${config.name}`,
+      verdict: enough ? 'ok' : 'error',
+      ...(enough ? {} : { fix: 'free some space, or point TEMPER_HOME at a larger disk' }),
+    },
+  ];
+}
+
+/** A port is good when it is free or held by the deployment that this run is going to replace. */
+async function portItems(config: ResolvedConfig, home: string): Promise<CheckItem[]> {
+  const { enabled, host, name, apiPort, pagePort } = config.deploy;
+  const ports = [...new Set([apiPort, pagePort])].filter((port) => enabled && port !== 0);
+  const current = ports.length === 0 ? undefined : await findDeployment(home, name);
+  const items = ports.map(async (port): Promise<CheckItem> => {
+    const held = current?.api.port === port || current?.page.port === port;
+    const free = held || (await portIsFree(port, host));
+    const found = held ? `held by the deployment ${name}, which is replaced` : free ? 'free' : 'in use by another program';
+    return {
+      name: `port ${port}`,
+      found,
+      needed: `free on ${host}`,
+      verdict: free ? 'ok' : 'error',
+      ...(free ? {} : { fix: `stop what listens there (ss -ltnp 'sport = :${port}'), or set deploy.apiPort and deploy.pagePort` }),
+    };
+  });
+  return Promise.all(items);
+}
+
+function refusal(errors: CheckItem[], file: string): string {
+  return `This host can't do the run:\n${errors.map((item) => `- ${sentence(item)}`).join('\n')}\nAll that was looked at is in ${file}.`;
+}
+
+function sentence({ name, found, needed, fix }: CheckItem): string {
+  return `${name}: found ${found}; needed ${needed}${fix === undefined ? '' : `; fix: ${fix}`}`;
+}

@@ -1,0 +1,153 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { checkout } from './checkout.ts';
+import type { RunDirectory } from './run-directory.ts';
+import { runProgram } from './subprocess.ts';
+import { EventReader, type TrainingEvent, type TrainingPhase } from './training-events.ts';
+import { exitOf, stopTrainer, trainerIsAlive, type TrainerProcess } from './trainer-process.ts';
+
+/** Where a training stands, for heartbeats and for people. */
+export interface TrainingProgress {
+  phase: TrainingPhase | 'starting';
+  step: number;
+  maxSteps: number | null;
+  loss: number | null;
+  /** Seconds an optimizer step takes, the median of the last ones. */
+  secondsPerStep: number | null;
+  etaSeconds: number | null;
+  /** The newest checkpoint marked complete, by its step. */
+  checkpointStep: number;
+  pid: number;
+}
+
+/** How a trainer's process ended. */
+export type TrainingEnd =
+  | { kind: 'finished'; event: Extract<TrainingEvent, { type: 'finished' }> }
+  | { kind: 'failed'; event: Extract<TrainingEvent, { type: 'failed' }> }
+  | { kind: 'interrupted'; event: Extract<TrainingEvent, { type: 'interrupted' }> }
+  | { kind: 'died'; how: string }
+  | { kind: 'hung'; silentSeconds: number; stackDump: string };
+
+export interface FollowOptions {
+  signal: AbortSignal;
+  onProgress: (progress: TrainingProgress) => void;
+  hang: HangLimits;
+}
+
+/** A training step is overdue after `factor` times its own pace, but not before `minSeconds`; other phases after `quietSeconds`. */
+export interface HangLimits {
+  factor: number;
+  minSeconds: number;
+  quietSeconds: number;
+}
+
+const POLL_MS = 250;
+const PACE_STEPS = 20;
+
+/** Follow a running trainer by its events until its process has ended; throws the signal's reason when it aborts, leaving the trainer alone. */
+export async function followTraining(run: RunDirectory, trainer: TrainerProcess, options: FollowOptions): Promise<TrainingEnd> {
+  const reader = new EventReader(run.events);
+  const state = new TrainingState(trainer.pid);
+  for (;;) {
+    options.signal.throwIfAborted();
+    const alive = trainerIsAlive(trainer);
+    for (const event of await reader.read()) state.apply(event);
+    options.onProgress(state.progress());
+    if (!alive) return state.end ?? { kind: 'died', how: await describeDeath(run, trainer) };
+    const silentSeconds = state.overdueSeconds(options.hang);
+    if (silentSeconds !== undefined) {
+      const stackDump = await dumpStack(run, trainer);
+      await stopTrainer(trainer, 5_000);
+      return { kind: 'hung', silentSeconds, stackDump };
+    }
+    await sleep(POLL_MS, undefined, { signal: options.signal }).catch(() => {});
+  }
+}
+
+/** What the events so far add up to, for the trainer with the given pid. */
+export class TrainingState {
+  end: TrainingEnd | undefined;
+  readonly #pid: number;
+  #own = false;
+  #phase: TrainingProgress['phase'] = 'starting';
+  #step = 0;
+  #maxSteps: number | null = null;
+  #loss: number | null = null;
+  #checkpointStep = 0;
+  #pace: number[] = [];
+  #lastSign = Date.now() / 1000;
+
+  constructor(pid: number) {
+    this.#pid = pid;
+  }
+
+  apply(event: TrainingEvent): void {
+    if (event.type === 'started') {
+      this.#own = event.pid === this.#pid;
+      this.#pace = [];
+      this.end = undefined;
+      this.#step = event.resumedAtStep;
+    }
+    if (event.type === 'checkpoint') this.#checkpointStep = event.atStep;
+    if (event.type === 'phase') this.#phase = event.phase;
+    if (event.type === 'step') {
+      this.#step = event.step;
+      this.#maxSteps = event.maxSteps;
+      this.#loss = event.loss;
+      if (event.secondsPerStep !== undefined) this.#pace = [...this.#pace.slice(1 - PACE_STEPS), event.secondsPerStep];
+    }
+    if (!this.#own) return;
+    this.#lastSign = Math.max(this.#lastSign, event.time);
+    if (event.type === 'finished') this.end = { kind: 'finished', event };
+    if (event.type === 'failed') this.end = { kind: 'failed', event };
+    if (event.type === 'interrupted') this.end = { kind: 'interrupted', event };
+  }
+
+  progress(): TrainingProgress {
+    const secondsPerStep = median(this.#pace);
+    const left = this.#maxSteps === null ? null : this.#maxSteps - this.#step;
+    return {
+      phase: this.#own ? this.#phase : 'starting',
+      step: this.#step,
+      maxSteps: this.#maxSteps,
+      loss: this.#loss,
+      secondsPerStep,
+      etaSeconds: secondsPerStep === null || left === null ? null : Math.round(secondsPerStep * left),
+      checkpointStep: this.#checkpointStep,
+      pid: this.#pid,
+    };
+  }
+
+  /** Seconds without a sign of life when that is too long, else undefined. */
+  overdueSeconds(limits: HangLimits, now = Date.now() / 1000): number | undefined {
+    const pace = median(this.#pace);
+    const stepping = this.#own && this.#phase === 'training' && pace !== null;
+    const limit = stepping ? Math.max(limits.minSeconds, limits.factor * pace) : limits.quietSeconds;
+    const silent = now - this.#lastSign;
+    return silent > limit ? Math.round(silent) : undefined;
+  }
+}
+
+function median(values: number[]): number | null {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? null;
+}
+
+async function describeDeath(run: RunDirectory, trainer: TrainerProcess): Promise<string> {
+  const exit = await exitOf(run, trainer);
+  if (exit === undefined) return 'it vanished together with its keeper (killed, or the host restarted)';
+  return exit.signal === null ? `it ended with exit code ${exit.exitCode} and no last word` : `it was killed by ${exit.signal}`;
+}
+
+/** Keep what a hung trainer was doing, by py-spy; returns the file. */
+async function dumpStack(run: RunDirectory, trainer: TrainerProcess): Promise<string> {
+  const folder = join(run.train, 'stacks');
+  await mkdir(folder, { recursive: true });
+  const file = join(folder, `${new Date().toISOString().replaceAll(':', '-')}.txt`);
+  const dump = await runProgram(join(checkout, 'trainer/.venv/bin/py-spy'), ['dump', '--pid', String(trainer.pid)], {
+    timeoutMs: 20_000,
+  });
+  await writeFile(file, dump.stdout || `py-spy could not dump the stack: ${dump.startError ?? dump.stderr}\n`);
+  return file;
+}

@@ -1,0 +1,74 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** A process that can be told from a later one with the same pid. */
+export interface ProcessIdentity {
+  pid: number;
+  /** Clock ticks since boot, field 22 of /proc/<pid>/stat. */
+  startTime: number;
+  bootId: string;
+}
+
+/** This boot's id; it changes when the host restarts. */
+export function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+/** Who has this pid now; undefined when nobody has, or only a zombie. */
+export function identify(pid: number): ProcessIdentity | undefined {
+  const fields = statFields(pid);
+  if (fields === undefined || fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  return { pid, startTime: Number(fields[19]), bootId: bootId() };
+}
+
+/** Whether exactly this process still runs. */
+export function isAlive(process: ProcessIdentity): boolean {
+  const now = identify(process.pid);
+  return now !== undefined && now.startTime === process.startTime && now.bootId === process.bootId;
+}
+
+/** All descendants of a process, in whatever session they are. */
+export function descendantsOf(pid: number): number[] {
+  const children = new Map<number, number[]>();
+  for (const name of readdirSync('/proc')) {
+    const child = Number(name);
+    const parent = Number.isInteger(child) ? Number(statFields(child)?.[1]) : NaN;
+    if (!Number.isNaN(parent)) children.set(parent, [...(children.get(parent) ?? []), child]);
+  }
+  const collect = (of: number): number[] => (children.get(of) ?? []).flatMap((child) => [child, ...collect(child)]);
+  return collect(pid);
+}
+
+/** SIGTERM, then SIGKILL to the process and all its descendants after `graceMs`; returns when the process is gone. */
+export async function stopTree(process: ProcessIdentity, graceMs: number): Promise<void> {
+  const deadline = Date.now() + graceMs;
+  signal(process, 'SIGTERM');
+  while (isAlive(process) && Date.now() < deadline) await sleep(50);
+  if (!isAlive(process)) return;
+  for (const pid of [process.pid, ...descendantsOf(process.pid)]) kill(pid, 'SIGKILL');
+  while (isAlive(process)) await sleep(20);
+}
+
+/** Send a signal to exactly this process; false when it is gone. */
+export function signal(process: ProcessIdentity, name: NodeJS.Signals): boolean {
+  return isAlive(process) && kill(process.pid, name);
+}
+
+function kill(pid: number, name: NodeJS.Signals): boolean {
+  try {
+    process.kill(pid, name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The fields of /proc/<pid>/stat from `state` on (proc(5): state is field 3, ppid 4, starttime 22). */
+function statFields(pid: number): string[] | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  } catch {
+    return undefined;
+  }
+}

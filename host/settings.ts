@@ -1,0 +1,11 @@
+/** What a host's worker is allowed and set to do; read from its environment by `workers/settings.ts`. */
+export interface HostSettings {
+  /** `$TEMPER_HOME`: runs, deployments, caches, the embedded server's database. */
+  home: string;
+  /** The folder below which a run's `config` names a YAML. */
+  configsFolder: string;
+  /** The folders inside which models and datasets must lie, links followed. */
+  dataRoots: string[];
+  /** Heavy activities at once: one a GPU group. */
+  gpuSlots: number;
+}

@@ -1,0 +1,87 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { join } from 'node:path';
+import { checkout, trainerPython } from './checkout.ts';
+import { TemperError } from './errors.ts';
+import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
+import type { RunDirectory } from './run-directory.ts';
+import { readJson } from './state-file.ts';
+import { startDetached } from './subprocess.ts';
+
+/** `train/process.json`, as `trainer/keeper.py` writes it. */
+export interface TrainerProcess extends ProcessIdentity {
+  argv: string[];
+  attempt: number;
+  owner: string;
+  keeper: { pid: number; startTime: number };
+  startedAt: string;
+}
+
+/** `train/exit.json`: how the trainer that `process.json` names ended. */
+export interface TrainerExit {
+  pid: number;
+  startTime: number;
+  exitCode: number | null;
+  signal: string | null;
+  finishedAt: string;
+}
+
+const KEEPER_GRACE_SECONDS = 10;
+const LOCK_WAIT_SECONDS = 30;
+
+/** The trainer that runs on this run's folder now, whoever started it. */
+export async function findTrainer(run: RunDirectory): Promise<TrainerProcess | undefined> {
+  const recorded = await readJson<TrainerProcess>(run.process);
+  return recorded !== undefined && (isAlive(recorded) || isAlive(keeperOf(recorded))) ? recorded : undefined;
+}
+
+/** How the given trainer ended; undefined while it runs or when its keeper died before it could tell. */
+export async function exitOf(run: RunDirectory, trainer: ProcessIdentity): Promise<TrainerExit | undefined> {
+  const exit = await readJson<TrainerExit>(run.exit);
+  return exit?.pid === trainer.pid && exit.startTime === trainer.startTime ? exit : undefined;
+}
+
+/** Whether anything of this trainer still runs: itself or its keeper. */
+export function trainerIsAlive(trainer: TrainerProcess): boolean {
+  return isAlive(trainer) || isAlive(keeperOf(trainer));
+}
+
+/**
+ * Start a trainer below a keeper that outlives this process, and wait for its `process.json`.
+ * Throws HostError when another trainer holds the folder's lock or the keeper can't start.
+ */
+export async function startTrainer(
+  run: RunDirectory,
+  options: { argv: string[]; attempt: number; owner: string },
+): Promise<TrainerProcess> {
+  const before = await readJson<TrainerProcess>(run.process);
+  const keeperArgs = [
+    ...[join(checkout, 'trainer/keeper.py'), '--train-dir', run.train],
+    ...['--attempt', String(options.attempt), '--owner', options.owner],
+    ...['--grace', String(KEEPER_GRACE_SECONDS), '--lock-wait', String(LOCK_WAIT_SECONDS)],
+    ...['--', ...options.argv],
+  ];
+  const pid = startDetached(trainerPython, keeperArgs, run.trainerLog, { PYTHONUNBUFFERED: '1' });
+  const keeper = identify(pid);
+  for (;;) {
+    const now = await readJson<TrainerProcess>(run.process);
+    const isNew = now !== undefined && (now.pid !== before?.pid || now.startTime !== before.startTime);
+    if (isNew && now.keeper.pid === pid) return now;
+    if (keeper === undefined || !isAlive(keeper)) {
+      throw new TemperError('HostError', `The trainer could not be started in ${run.train}; its log says why: ${run.trainerLog}`);
+    }
+    await sleep(25);
+  }
+}
+
+/**
+ * Stop the trainer and every process below its keeper: SIGTERM (it saves a checkpoint between two steps), SIGKILL after
+ * `graceMs`. Returns when nothing of it runs.
+ */
+export async function stopTrainer(trainer: TrainerProcess, graceMs: number): Promise<void> {
+  await stopTree(keeperOf(trainer), graceMs);
+  await stopTree(trainer, 1_000);
+}
+
+function keeperOf(trainer: TrainerProcess): ProcessIdentity {
+  return { ...trainer.keeper, bootId: trainer.bootId };
+}

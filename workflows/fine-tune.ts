@@ -1,0 +1,128 @@
+import {
+  ActivityFailure,
+  ApplicationFailure,
+  CancellationScope,
+  isCancellation,
+  setCurrentDetails,
+  setHandler,
+  workflowInfo,
+  type ActivityFunction,
+  type ActivityFunctionWithOptions,
+} from '@temporalio/workflow';
+import type { EvaluateModelResult } from '../activities/evaluate-model.ts';
+import type { RunOutcome } from '../activities/record-run.ts';
+import { progressQuery, stageStartedSignal, stopTrainingUpdate } from './messages.ts';
+import { ProgressBoard, type StageName } from './progress.ts';
+import * as stages from './stages.ts';
+
+export interface FineTuneInput {
+  /** The name or path of a YAML below the configs folder, or the config itself. */
+  config: string | Record<string, unknown>;
+}
+
+export interface FineTuneResult {
+  outcome: RunOutcome;
+  runName: string;
+  runDirectory: string;
+  /** Address of the served model's OpenAI-compatible API, and of its chat page. */
+  apiUrl: string | null;
+  pageUrl: string | null;
+  evaluation: EvaluateModelResult['scores'] | null;
+}
+
+/** Fine-tune a Qwen3-VL by a config and put it into service: check → validate → train → merge → fp16 → deploy → evaluate. */
+export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
+  const { workflowId: runName } = workflowInfo();
+  const board = new ProgressBoard(runName, (changed) => setCurrentDetails(changed.toMarkdown()));
+  setHandler(progressQuery, () => board.toJSON());
+  setHandler(stageStartedSignal, ({ stage, attempt }) => board.set(stage, { state: 'running', started: now(), attempt }));
+  setHandler(stopTrainingUpdate, (request) => stages.requestStop({ reason: request?.reason ?? '' }), {
+    validator: () => requireTraining(board),
+  });
+
+  try {
+    requireInput(input);
+    const config = await runStage(board, 'loadConfig', 'Read and check the config', stages.loadConfig, input);
+    const environment = await runStage(board, 'checkEnvironment', 'Check host, packages and base', stages.checkEnvironment, { config });
+    const dataset = await runStage(board, 'validateDataset', `Check every row of ${config.datasetNames}`, stages.validateDataset, { config });
+    const training = await runStage(board, 'trainModel', `Train ${config.modelName} with LLaMA-Factory`, stages.trainModel, { config, environment, dataset });
+    const merge = await runStage(board, 'mergeAdapter', `Merge the adapter into ${config.modelName}`, stages.mergeAdapter, { config, environment, training });
+    const patch = environment.precision === 'fp16'
+      ? await runStage(board, 'patchFp16', 'Prove the merged model in fp16', stages.patchFp16, { merge, dataset })
+      : skip(board, 'patchFp16', `serves in ${environment.precision}`);
+    const model = patch ?? merge;
+    const deployment = config.deploys
+      ? await runStage(board, 'deployModel', `Serve as ${config.deploymentName}`, stages.deployModel, { config, environment, model })
+      : skip(board, 'deployModel', 'deploy.enabled is false');
+    const evaluation = dataset.heldOutRows > 0
+      ? await runStage(board, 'evaluateModel', 'Score base and fine-tuned on held-out rows', stages.evaluateModel, { config, environment, dataset, model, deployment })
+      : skip(board, 'evaluateModel', 'no rows are held out');
+
+    const outcome: RunOutcome = deployment === null ? 'finished' : 'deployed';
+    const { runDirectory } = await stages.recordRun({ outcome, progress: board.toJSON() });
+    return {
+      outcome,
+      runName,
+      runDirectory,
+      apiUrl: deployment?.apiUrl ?? null,
+      pageUrl: deployment?.pageUrl ?? null,
+      evaluation: evaluation?.scores ?? null,
+    };
+  } catch (error) {
+    if (board.get('loadConfig').state === 'done') {
+      const outcome: RunOutcome = isCancellation(error) ? 'cancelled' : 'failed';
+      await CancellationScope.nonCancellable(() => stages.recordRun({ outcome, progress: board.toJSON() })).catch(() => {});
+    }
+    throw error;
+  }
+}
+
+/** Run one stage's activity and keep the board true about it. */
+async function runStage<I, O extends { headline: string; attempt?: number }>(
+  board: ProgressBoard,
+  stage: StageName,
+  summary: string,
+  activity: ActivityFunctionWithOptions<(input: I) => Promise<O>> | ActivityFunction<[I], O>,
+  input: I,
+): Promise<O> {
+  board.set(stage, { state: 'scheduled', started: now() });
+  try {
+    const run = 'executeWithOptions' in activity ? activity.executeWithOptions({ summary }, [input]) : activity(input);
+    const result = await run;
+    board.set(stage, { state: 'done', finished: now(), attempt: result.attempt ?? 1, headline: result.headline });
+    return result;
+  } catch (error) {
+    const state = isCancellation(error) ? 'cancelled' : 'failed';
+    board.set(stage, { state, finished: now(), headline: reasonOf(error) });
+    throw error;
+  }
+}
+
+function skip(board: ProgressBoard, stage: StageName, why: string): null {
+  board.set(stage, { state: 'skipped', headline: why });
+  return null;
+}
+
+function requireInput(input: FineTuneInput | undefined): void {
+  const config = input?.config;
+  const usable = (typeof config === 'string' && config !== '') || (typeof config === 'object' && config !== null);
+  const unknown = Object.keys(input ?? {}).filter((key) => key !== 'config');
+  if (usable && unknown.length === 0) return;
+  const wrong = unknown.length > 0 ? `the input has unknown keys: ${unknown.join(', ')}` : 'the input has no config';
+  throw ApplicationFailure.nonRetryable(`fineTune takes one object, {"config": "<name or path of a YAML, or the config itself>"}; ${wrong}.`, 'ConfigError');
+}
+
+function requireTraining(board: ProgressBoard): void {
+  const { state } = board.get('trainModel');
+  if (state === 'running' || state === 'scheduled') return;
+  throw ApplicationFailure.nonRetryable(`There is no training to stop: trainModel is ${state}.`, 'ConfigError');
+}
+
+function reasonOf(error: unknown): string {
+  const cause = error instanceof ActivityFailure && error.cause !== undefined ? error.cause : error;
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
+function now(): string {
+  return new Date().toISOString();
+}

@@ -1,0 +1,11 @@
+import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
+import type { RunProgress, StageName } from './progress.ts';
+
+/** Where the run stands, stage by stage: `temporal workflow query -w <run name> --type progress`. */
+export const progressQuery = defineQuery<RunProgress>('progress');
+
+/** Sent by an activity when an attempt of it begins on a host, so that "scheduled" and "running" can be told apart. */
+export const stageStartedSignal = defineSignal<[{ stage: StageName; attempt: number }]>('stageStarted');
+
+/** Finish training after the current step, keep the adapter, go on with the merge. */
+export const stopTrainingUpdate = defineUpdate<string, [{ reason?: string }?]>('stopTraining');
