@@ -1,0 +1,121 @@
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { extname, relative, resolve, sep } from 'node:path';
+import { checkTogether, type SoundParts } from './check-together.ts';
+import { ConfigError, type ConfigIssue } from './config-error.ts';
+import { explainIssues } from './explain-issues.ts';
+import { nearest } from './nearest.ts';
+import { readYaml, type ReadYaml } from './read-yaml.ts';
+import { resolveConfig, type Origin } from './resolve.ts';
+import { followLinks, isInside, resolvePaths, type PathScope } from './resolve-paths.ts';
+import { configSchema, type ResolvedConfig } from './schema.ts';
+import { optionSchema, type TrainOptions } from './train-options.ts';
+import { isOption } from './train-rules.ts';
+
+export interface LoadOptions extends PathScope {
+  /** A config's name or path is looked up here, and may not lead out of it. */
+  configsFolder: string;
+}
+
+const MAX_CONFIG_BYTES = 1024 * 1024;
+
+/**
+ * The config of this name (`demo`), at this path below the configs folder, or given as an object: read, checked strictly,
+ * resolved. All that is wrong with it comes in one ConfigError.
+ */
+export function loadConfig(input: string | object, options: LoadOptions): ResolvedConfig {
+  if (typeof input !== 'string')
+    return checkConfig(input, { name: 'inline', source: 'inline' }, () => undefined, options);
+  const file = findConfig(input, options);
+  const shown = isInside(file, options.root) ? relative(options.root, file) : file;
+  const { value, issues, locate } = readYaml(readConfigFile(file, shown));
+  if (issues.length > 0) throw new ConfigError(shown, issues);
+  const name = nameOf(file, options.configsFolder);
+  return checkConfig(value ?? {}, { name, source: shown }, locate, options, file);
+}
+
+/** The names of the configs there are, sorted. */
+export function listConfigs(configsFolder: string): string[] {
+  if (!existsSync(configsFolder)) return [];
+  return readdirSync(configsFolder, { recursive: true, encoding: 'utf8' })
+    .filter((path) => isYaml(path))
+    .map((path) => path.slice(0, -extname(path).length))
+    .sort();
+}
+
+function checkConfig(
+  value: unknown,
+  origin: Origin,
+  locate: ReadYaml['locate'],
+  options: LoadOptions,
+  file = origin.source,
+): ResolvedConfig {
+  const parsed = configSchema.safeParse(value);
+  const sound = soundParts(value);
+  const { paths, issues: pathIssues } = resolvePaths(sound.train, options);
+  const wrong = parsed.success ? [] : explainIssues(parsed.error, value);
+  const issues = [...wrong, ...checkTogether(sound), ...pathIssues].map((issue) => ({
+    ...issue,
+    ...locate(issue.path),
+  }));
+  if (!parsed.success || issues.length > 0) throw new ConfigError(origin.source, inOrder(issues));
+  return resolveConfig(parsed.data, paths, { name: origin.name, source: file });
+}
+
+/** What of the config is right on its own, so that the checks across settings can say their part beside the schema's. */
+function soundParts(value: unknown): SoundParts {
+  const given = isRecord(value) ? value : {};
+  const options = isRecord(given.train) ? Object.entries(given.train) : [];
+  const sound = options.filter(([name, option]) => isOption(name) && optionSchema(name).safeParse(option).success);
+  const train = Object.fromEntries(sound) as Partial<TrainOptions>;
+  const deploy = configSchema.shape.deploy.safeParse(given.deploy);
+  return deploy.success ? { train, deploy: deploy.data } : { train };
+}
+
+function findConfig(input: string, { configsFolder, root }: LoadOptions): string {
+  const folder = followLinks(resolve(configsFolder));
+  const names = isYaml(input) ? [input] : [`${input}.yaml`, `${input}.yml`];
+  const candidates = names.flatMap((name) => [resolve(configsFolder, name), resolve(root, name)]).map(followLinks);
+  const inside = candidates.filter((path) => isInside(path, folder));
+  if (inside.length === 0) {
+    throw new ConfigError(input, [
+      { path: '', message: `configs are read only from ${configsFolder}, and this leads out of it` },
+    ]);
+  }
+  const found = inside.find((path) => existsSync(path) && statSync(path).isFile());
+  if (found !== undefined) return found;
+  const known = listConfigs(configsFolder);
+  const near = nearest(input.replace(/\.ya?ml$/, ''), known);
+  const hint = near === undefined ? '' : ` did you mean ${near}?`;
+  const message = `there is no such config in ${configsFolder};${hint} There are: ${known.join(', ') || 'none'}`;
+  throw new ConfigError(input, [{ path: '', message }]);
+}
+
+function readConfigFile(file: string, shown: string): string {
+  if (statSync(file).size > MAX_CONFIG_BYTES) {
+    throw new ConfigError(shown, [{ path: '', message: 'is larger than 1 MiB, which no config is' }]);
+  }
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file));
+  } catch (cause) {
+    const reason = cause instanceof TypeError ? 'is not UTF-8 text' : `can't be read: ${(cause as Error).message}`;
+    throw new ConfigError(shown, [{ path: '', message: reason }], { cause });
+  }
+}
+
+function nameOf(file: string, configsFolder: string): string {
+  const path = relative(followLinks(resolve(configsFolder)), file);
+  return path.slice(0, -extname(path).length).split(sep).join('-');
+}
+
+function inOrder(issues: ConfigIssue[]): ConfigIssue[] {
+  const place = ({ line = 0, column = 0 }: ConfigIssue) => line * 1000 + column;
+  return issues.toSorted((a, b) => place(a) - place(b));
+}
+
+function isYaml(path: string): boolean {
+  return /\.ya?ml$/.test(path);
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

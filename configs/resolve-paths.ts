@@ -1,0 +1,95 @@
+import { existsSync, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { listOf } from './check-together.ts';
+import type { ConfigIssue } from './config-error.ts';
+import { show } from './explain-option.ts';
+import type { TrainOptions } from './train-options.ts';
+import { pathOptions, type OptionName } from './train-rules.ts';
+
+export interface PathScope {
+  /** Relative paths start here. */
+  root: string;
+  /** Paths must lie inside one of these folders, links followed. */
+  allowedRoots: readonly string[];
+}
+
+type Kind = NonNullable<(typeof pathOptions)[OptionName]>;
+
+/** Options that name files and folders, absolute and with links followed; `issues` says which may not be used and why. */
+export function resolvePaths(
+  train: Partial<TrainOptions>,
+  scope: PathScope,
+): { paths: Record<string, string>; issues: ConfigIssue[] } {
+  const paths: Record<string, string> = {};
+  const issues: ConfigIssue[] = [];
+  for (const [name, kind] of Object.entries(pathOptions) as [OptionName, Kind][]) {
+    const value = train[name];
+    const given =
+      typeof value === 'string' || (Array.isArray(value) && name === 'adapter_name_or_path')
+        ? listOf(value as string)
+        : [];
+    const resolved = given.map((path) => {
+      const answer = resolvePath(name, path, kind, scope);
+      if ('message' in answer) issues.push({ path: `train.${name}`, message: `train.${name}: ${answer.message}` });
+      return 'path' in answer ? answer.path : path;
+    });
+    if (resolved.length > 0) paths[name] = resolved.join(',');
+  }
+  return { paths, issues };
+}
+
+/** `path` with all links followed as far as it exists. */
+export function followLinks(path: string): string {
+  if (existsSync(path)) return realpathSync(path);
+  const parent = dirname(path);
+  return parent === path ? path : join(followLinks(parent), basename(path));
+}
+
+/** Whether `path` is `folder` or lies in it; both with links followed. */
+export function isInside(path: string, folder: string): boolean {
+  const way = relative(folder, path);
+  return way === '' || (!isAbsolute(way) && way !== '..' && !way.startsWith(`..${sep}`));
+}
+
+function resolvePath(
+  name: OptionName,
+  given: string,
+  kind: Kind,
+  { root, allowedRoots }: PathScope,
+): { path: string } | { message: string } {
+  if (given.includes('\0')) return { message: 'is no path' };
+  if (name === 'dataset_dir' && /^(ONLINE$|REMOTE:)/.test(given)) {
+    return { message: `${given} reads rows from a hub; put them into a folder on this host, with a dataset_info.json` };
+  }
+  if (given.startsWith('~')) return { message: `${given}: ~ is not expanded here; write the whole path` };
+  const path = followLinks(resolve(root, given));
+  const exists = existsSync(path);
+  if (name === 'model_name_or_path' && !exists && looksLikeHubId(given))
+    return { message: downloadFirst(given, allowedRoots) };
+  if (!allowedRoots.some((folder) => isInside(path, followLinks(resolve(folder))))) {
+    const leads = path === given ? given : `${given} leads to ${path}, which`;
+    const allowed = allowedRoots.length === 0 ? 'none' : allowedRoots.join(', ');
+    return {
+      message: `${leads} is outside the folders that this worker may use (${allowed}); TEMPER_DATA_ROOTS in the worker's environment lists them`,
+    };
+  }
+  if (kind === 'written') return { path };
+  if (!exists) return { message: `${show(path)} does not exist on this host` };
+  const isFolder = statSync(path).isDirectory();
+  if (kind === 'folder' && !isFolder) return { message: `${show(path)} is a file, and it must be a folder` };
+  if (kind === 'file' && isFolder) return { message: `${show(path)} is a folder, and it must be a file` };
+  return { path };
+}
+
+function looksLikeHubId(given: string): boolean {
+  return /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(given);
+}
+
+function downloadFirst(hubId: string, allowedRoots: readonly string[]): string {
+  const folder = join(allowedRoots.at(-1) ?? '/data', 'model', basename(hubId).toLowerCase());
+  return (
+    `${hubId} is a name on a hub, and the base must be a folder on this host. Download it once, ` +
+    `hf download ${hubId} --local-dir ${folder} (or modelscope download --model ${hubId} --local_dir ${folder}), ` +
+    `and write model_name_or_path: ${folder}`
+  );
+}

@@ -1,0 +1,136 @@
+import * as z from 'zod';
+import { trainSchema, type TrainOptions } from './train-options.ts';
+
+const heldOut = z.strictObject({
+  fraction: z
+    .number()
+    .min(0)
+    .max(0.5)
+    .default(0.1)
+    .describe('Share of the rows that are never trained on, chosen by a hash of what is in a row; 0 holds none out'),
+});
+
+const dataset = z.strictObject({
+  onBadRow: z
+    .enum(['fail', 'drop'])
+    .default('fail')
+    .describe('fail: one bad row ends the run with the list of all of them; drop: leave bad rows out, say which'),
+  maxDropFraction: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.01)
+    .describe('With onBadRow drop, the run still fails when more than this share of the rows is bad'),
+});
+
+const merge = z.strictObject({
+  clamp: z
+    .boolean()
+    .default(false)
+    .describe('fp16: set weights that overflow to the largest number instead of failing'),
+});
+
+const evaluate = z.strictObject({
+  enabled: z.boolean().default(true).describe('Compare base and fine-tuned model on the held-out rows'),
+  maxRows: z.int().min(1).default(200).describe('At most so many held-out rows are asked'),
+  metric: z
+    .enum(['exact', 'contains'])
+    .default('exact')
+    .describe("exact: the answer is the row's, but for white space; contains: the row's answer is in it"),
+  maxNewTokens: z.int().min(1).max(8192).default(256).describe('Longest answer that is waited for'),
+});
+
+const port = z.int().min(0).max(65535);
+
+const deploy = z.strictObject({
+  enabled: z.boolean().default(true).describe('Serve the model when it is done'),
+  name: z
+    .string()
+    .regex(
+      /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/,
+      'takes at most 40 lower-case letters, digits and -, no - at either end',
+    )
+    .optional()
+    .describe(
+      "Name of the deployment and of the served model; a later run of the same name takes its place. Default: the config's name",
+    ),
+  runtime: z
+    .enum(['process', 'docker'])
+    .default('process')
+    .describe('process: on this host as it is; docker: a container'),
+  host: z.string().min(1).default('127.0.0.1').describe('Address to bind; one beyond loopback needs apiKeyEnv'),
+  apiPort: port.default(8000).describe('Port of the OpenAI-compatible API; 0 is any free one'),
+  pagePort: port.default(7860).describe('Port of the chat page; 0 is any free one'),
+  apiKeyEnv: z
+    .string()
+    .regex(
+      /^[A-Z_][A-Z0-9_]*$/,
+      'takes the name of an environment variable, such as TEMPER_API_KEY, and never the key itself',
+    )
+    .optional()
+    .describe("Name of the variable in the worker's environment that holds the API's key (never the key itself)"),
+});
+
+const limits = z.strictObject({
+  trainingHours: z
+    .number()
+    .positive()
+    .max(8760)
+    .default(168)
+    .describe('Training that takes longer than this in all fails; its checkpoints stay'),
+  hangMinutes: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      "Without a step for so long the trainer counts as hung and is restarted from its checkpoint. Default: by the trainer's own pace",
+    ),
+});
+
+/** What a config file may say; a key that is not here is an error. */
+export const configSchema = z
+  .strictObject({
+    train: trainSchema,
+    heldOut: heldOut.prefault({}).describe('Rows to judge by'),
+    dataset: dataset.prefault({}).describe('What to do about bad rows'),
+    precision: z
+      .enum(['auto', 'fp16', 'bf16'])
+      .default('auto')
+      .describe(
+        'Type of the merged and served weights; auto: bf16 where the GPU has it (compute capability 8.0), else fp16',
+      ),
+    merge: merge.prefault({}).describe('How the adapter is merged into the base'),
+    evaluate: evaluate.prefault({}).describe('How base and fine-tuned model are compared'),
+    deploy: deploy.prefault({}).describe('Where the model is served'),
+    limits: limits.prefault({}).describe('When training is given up'),
+  })
+  .describe('A fine-tuning run of Temper');
+
+export type Config = z.infer<typeof configSchema>;
+
+/** LLaMA-Factory's options with defaults and absolute paths, without those that Temper decides. */
+export type ResolvedTrainOptions = Omit<
+  TrainOptions,
+  'dataset' | 'eval_dataset' | 'dataset_dir' | 'media_dir' | 'stage' | 'do_train'
+> & {
+  stage: 'sft';
+  do_train: true;
+  /** Names in `dataset_info.json`, with commas between them. */
+  dataset: string;
+  eval_dataset?: string;
+  dataset_dir: string;
+  /** Where a row's pictures are looked for first. */
+  media_dir: string;
+};
+
+/** A config as the stages get it: plain JSON, nothing left to decide but what only the host knows. */
+export type ResolvedConfig = Omit<Config, 'train' | 'deploy'> & {
+  /** The file's name without its ending, or `inline`. */
+  name: string;
+  /** The file's absolute path, or `inline`. */
+  source: string;
+  train: ResolvedTrainOptions;
+  deploy: Config['deploy'] & { name: string };
+  /** What is done otherwise than the config says, one sentence each. */
+  notes: string[];
+};

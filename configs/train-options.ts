@@ -1,0 +1,93 @@
+import * as z from 'zod';
+import { options, type Option, type OptionType } from './llamafactory-options.ts';
+import { limits, restricted, secrets, type Limit, type OptionName } from './train-rules.ts';
+
+interface ValueTypes {
+  int: number;
+  float: number;
+  bool: boolean;
+  string: string;
+  names: string | string[];
+  list: unknown[];
+  dict: Record<string, unknown>;
+  null: null;
+}
+
+type ChoiceOf<O extends Option> = O extends { choices: readonly (infer Choice)[] } ? Choice : ValueTypes['string'];
+
+type ValueOf<O extends Option> = {
+  [T in O['type'][number]]: T extends 'string' ? ChoiceOf<O> : ValueTypes[T];
+}[O['type'][number]];
+
+/** Options that a config must have; the rest have LLaMA-Factory's defaults. */
+export const requiredOptions = [
+  'model_name_or_path',
+  'dataset',
+  'dataset_dir',
+  'template',
+] as const satisfies readonly OptionName[];
+
+/** LLaMA-Factory's options by their own names. */
+export type TrainOptions = { [Name in OptionName]?: ValueOf<(typeof options)[Name]> } & {
+  model_name_or_path: string;
+  dataset: string | string[];
+  dataset_dir: string;
+  template: 'qwen3_vl_nothink' | 'qwen3_vl';
+};
+
+export const optionNames = Object.keys(options) as OptionName[];
+
+/** The `train:` part: every option with LLaMA-Factory's own type, and tighter where a bad value shows late or never. */
+export const trainSchema = z
+  .strictObject(Object.fromEntries(optionNames.map((name) => [name, optionSchema(name)])))
+  .describe("LLaMA-Factory's training options, by their own names") as unknown as z.ZodType<TrainOptions>;
+
+/** What one option takes. */
+export function optionSchema(name: OptionName): z.ZodType {
+  const { help, default: standard }: Option = options[name];
+  const description = `${help}. Default: ${JSON.stringify(standard)}`.replace(/\.\. /, '. ');
+  const schema = z.union(alternatives(name)).meta({ description });
+  return requiredOptions.some((required) => required === name) ? schema : schema.optional();
+}
+
+function alternatives(name: OptionName): [z.ZodType, ...z.ZodType[]] {
+  if (secrets[name] !== undefined) return [z.null()];
+  const only = restricted[name];
+  if (only !== undefined) return [z.literal([...only.values])];
+  const { type, choices }: Option = options[name];
+  const types = requiredOptions.some((required) => required === name) ? type.filter((each) => each !== 'null') : type;
+  const [first, ...others] = types.map((each) => typeSchema(each, choices, limits[name]));
+  if (first === undefined) throw new TypeError(`option ${name} has no type`);
+  return name === 'resume_from_checkpoint' ? [first, ...others, z.boolean()] : [first, ...others];
+}
+
+function typeSchema(type: OptionType, choices: readonly string[] | undefined, limit: Limit = {}): z.ZodType {
+  switch (type) {
+    case 'int':
+      return numberSchema(z.int(), limit);
+    case 'float':
+      return numberSchema(z.number(), limit);
+    case 'bool':
+      return z.boolean();
+    case 'string':
+      return choices === undefined ? z.string() : z.enum(choices);
+    case 'names':
+      return z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
+    case 'list':
+      return z.array(z.unknown());
+    case 'dict':
+      return z.record(z.string(), z.unknown());
+    case 'null':
+      return z.null();
+  }
+}
+
+function numberSchema(number: z.ZodNumber, { above, min, below, max, wholeFrom1, or }: Limit): z.ZodType {
+  let schema = number;
+  if (above !== undefined) schema = schema.gt(above);
+  if (min !== undefined) schema = schema.gte(min);
+  if (below !== undefined) schema = schema.lt(below);
+  if (max !== undefined) schema = schema.lte(max);
+  if (wholeFrom1 === true) return z.union([schema.lt(1), z.int().gte(1)]);
+  return or === undefined ? schema : z.union([schema, z.literal(or)]);
+}
