@@ -1,0 +1,141 @@
+"""What is written about a dataset: problems and dropped rows as they come, and the report at the end."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dataset.problems import Problem
+
+MAX_REPORTED = 1000
+"""Problems that report.json itself holds; problems.jsonl has them all."""
+
+
+class LineFile:
+    """A file of JSON lines that appears under its name only when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._file = self._temporary.open("wb", buffering=1 << 20)
+        self.lines = 0
+
+    def write(self, line: bytes) -> None:
+        """Append one line, given without its end."""
+        self._file.write(line)
+        self._file.write(b"\n")
+        self.lines += 1
+
+    def commit(self) -> None:
+        """Make the file durable and give it its name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._path)
+
+    def discard(self) -> None:
+        """Remove the file, and an older one of that name, so that nobody takes it for this dataset's."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+
+class ProblemLog:
+    """Collects problems: all of them in a file, the first in memory, counts by kind."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = LineFile(path)
+        self.first: list[dict[str, Any]] = []
+        self.kinds: Counter[tuple[str, str]] = Counter()
+        self.errors = 0
+        self.count = 0
+
+    def add(self, problem: Problem) -> None:
+        """Note one problem."""
+        record = problem.record()
+        self._file.write(json.dumps(record, ensure_ascii=False).encode())
+        self.kinds[problem.severity, problem.code] += 1
+        self.count += 1
+        self.errors += problem.severity == "error"
+        if len(self.first) < MAX_REPORTED:
+            self.first.append(record)
+
+    def commit(self) -> None:
+        """Write the file under its name."""
+        self._file.commit()
+
+    def discard(self) -> None:
+        """Remove the unfinished file."""
+        self._file.discard()
+
+    def by_kind(self) -> list[dict[str, Any]]:
+        """How often each code occurs, errors first, frequent first."""
+        ordered = sorted(self.kinds.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
+        return [{"code": code, "severity": severity, "count": count} for (severity, code), count in ordered]
+
+    def first_errors(self, limit: int) -> list[str]:
+        """The first few errors as sentences."""
+        return [record["message"] for record in self.first if record["severity"] == "error"][:limit]
+
+
+class TokenReport:
+    """The distribution of tokens a row, from counts of counts."""
+
+    def __init__(self) -> None:
+        self._lengths: Counter[int] = Counter()
+        self.media = 0
+        self.answers = 0
+        self.cut_rows = 0
+
+    def add(self, total: int, answers: int, media: int, cut: bool) -> None:
+        """Note one row."""
+        self._lengths[total] += 1
+        self.answers += answers
+        self.media += media
+        self.cut_rows += cut
+
+    def record(self, cutoff_len: int) -> dict[str, Any] | None:
+        """The figures as plain JSON; None without rows."""
+        if not self._lengths:
+            return None
+        rows = self._lengths.total()
+        lengths = sorted(self._lengths.items())
+        total = sum(length * count for length, count in lengths)
+        longest = lengths[-1][0]
+        return {
+            "min": lengths[0][0],
+            "median": _quantile(lengths, rows, 0.5),
+            "p95": _quantile(lengths, rows, 0.95),
+            "max": longest,
+            "total": total,
+            "mean": round(total / rows, 1),
+            "answers": self.answers,
+            "pictures": self.media,
+            "cutoffLen": cutoff_len,
+            "cutRows": self.cut_rows,
+            "suggestedCutoffLen": max(64, -(-longest // 64) * 64),
+            "histogram": _histogram(lengths),
+        }
+
+
+def _quantile(lengths: list[tuple[int, int]], rows: int, share: float) -> int:
+    seen = 0
+    for length, count in lengths:
+        seen += count
+        if seen >= share * rows:
+            return length
+    return lengths[-1][0]
+
+
+def _histogram(lengths: list[tuple[int, int]], bars: int = 20) -> list[dict[str, int]]:
+    """Equal bars from the shortest to the longest row: {"from", "to" (inclusive), "rows"}."""
+    low, high = lengths[0][0], lengths[-1][0]
+    width = max(1, -(-(high - low + 1) // bars))
+    rows = Counter[int]()
+    for length, count in lengths:
+        rows[(length - low) // width] += count
+    return [
+        {"from": low + bar * width, "to": low + (bar + 1) * width - 1, "rows": rows[bar]}
+        for bar in range(max(rows) + 1)
+    ]

@@ -1,0 +1,288 @@
+"""Exact token counts without torch: the base's tokenizer, LLaMA-Factory's template, the processor's resize rule.
+
+Mirrors `data/template.py`, `data/mm_plugin.py` and `data/processor/supervised.py` of LLaMA-Factory 0.9.5 and
+`smart_resize` of transformers 5.6.0; a test compares the counts with theirs.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset.structure import Conversation
+
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+CONTROL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    VISION_START,
+    VISION_END,
+    "<|vision_pad|>",
+    IMAGE_PAD,
+    VIDEO_PAD,
+)
+
+_USER = "<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"
+_ASSISTANT = "{{content}}<|im_end|>\n"
+_SYSTEM = "<|im_start|>system\n{{content}}<|im_end|>\n"
+_OBSERVATION = "<|im_start|>user\n<tool_response>\n{{content}}\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+_TOOLS = (
+    "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>{tool_text}"
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    """<tool_call></tool_call> XML tags:\n<tool_call>\n{{"name": <function-name>, """
+    """"arguments": <args-json-object>}}\n</tool_call>"""
+)
+_EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+
+TEMPLATES = {
+    # name: (a thinking template, shows pictures, the system prompt when the row has none)
+    "qwen3_vl": (True, True, ""),
+    "qwen3_vl_nothink": (False, True, ""),
+    "qwen2_vl": (False, True, "You are a helpful assistant."),
+    "qwen3": (True, False, ""),
+    "qwen3_nothink": (False, False, ""),
+    "qwen": (False, False, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+}
+
+
+class UnreadableBase(Exception):
+    """The base folder lacks what counting needs; the message says which file."""
+
+
+@dataclass(frozen=True)
+class PictureRule:
+    """How a picture of so many pixels becomes tokens: LLaMA-Factory's own limits, then the processor's."""
+
+    max_pixels: int
+    min_pixels: int
+    patch: int
+    merge: int
+    shortest: int
+    longest: int
+
+    def tokens(self, width: int, height: int) -> int:
+        """Number of picture tokens; ValueError where LLaMA-Factory or the processor would raise."""
+        width, height = limit_size(width, height, self.max_pixels, self.min_pixels)
+        factor = self.patch * self.merge
+        high, wide = _fit(height, width, factor, self.shortest, self.longest)
+        return (high // self.patch) * (wide // self.patch) // self.merge**2
+
+
+def limit_size(width: int, height: int, max_pixels: int, min_pixels: int) -> tuple[int, int]:
+    """LLaMA-Factory's resize before the processor's: pixel limits, sides of at least 28, aspect at most 200."""
+    if width * height > max_pixels:
+        factor = math.sqrt(max_pixels / (width * height))
+        width, height = int(width * factor), int(height * factor)
+    if width * height < 1:
+        raise ValueError("the picture is so thin that a side would shrink to 0 pixels")
+    if width * height < min_pixels:
+        factor = math.sqrt(min_pixels / (width * height))
+        width, height = int(width * factor), int(height * factor)
+    if min(width, height) < 28:
+        width, height = max(width, 28), max(height, 28)
+    if width / height > 200:
+        width = height * 180
+    if height / width > 200:
+        height = width * 180
+    return width, height
+
+
+def _fit(height: int, width: int, factor: int, shortest: int, longest: int) -> tuple[int, int]:
+    if max(height, width) / min(height, width) > 200:
+        raise ValueError("one side is more than 200 times the other")
+    high, wide = round(height / factor) * factor, round(width / factor) * factor
+    if high * wide > longest:
+        beta = math.sqrt((height * width) / longest)
+        high = max(factor, math.floor(height / beta / factor) * factor)
+        wide = max(factor, math.floor(width / beta / factor) * factor)
+    elif high * wide < shortest:
+        beta = math.sqrt(shortest / (height * width))
+        high, wide = math.ceil(height * beta / factor) * factor, math.ceil(width * beta / factor) * factor
+    return high, wide
+
+
+def read_picture_rule(model: Path, max_pixels: int, min_pixels: int) -> PictureRule | None:
+    """The rule of the base's image processor; None for a base that sees no pictures."""
+    settings = None
+    for name, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+        path = model / name
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            settings = content.get(key) if key else content
+            if settings:
+                break
+    if not settings:
+        return None
+    size = settings.get("size") or {}
+    shortest = settings.get("min_pixels") or size.get("shortest_edge") or 56 * 56
+    longest = settings.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
+    return PictureRule(
+        max_pixels,
+        min_pixels,
+        settings.get("patch_size") or 14,
+        settings.get("merge_size") or 2,
+        shortest,
+        longest,
+    )
+
+
+@dataclass(slots=True)
+class Count:
+    """Tokens of a row: all of it, of its answers, of its pictures; and what `cutoff_len` takes away."""
+
+    total: int
+    answers: int
+    media: int
+    media_cut: int = 0
+    answers_cut: int = 0
+    questions_cut: int = 0
+    turns_cut: int = 0
+
+
+class TokenCounter:
+    """Counts rows in batches with the base's tokenizer, as LLaMA-Factory would encode them with `template`."""
+
+    def __init__(self, model: Path, template: str, cutoff_len: int, threads: int) -> None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        from tokenizers import Tokenizer
+
+        path = model / "tokenizer.json"
+        if not path.is_file():
+            raise UnreadableBase(f"{path} does not exist, so tokens cannot be counted")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise UnreadableBase(f"{path} cannot be read: {error}") from error
+        self._thinking, self.shows_pictures, self._default_system = TEMPLATES[template]
+        self._cutoff_len = cutoff_len
+        self.special_tokens = _special_tokens(path)
+
+    def count(self, rows: Sequence[tuple[Conversation, Sequence[int], Sequence[str]]]) -> list[Count]:
+        """Count each (conversation, tokens of each picture, text that stands for each video)."""
+        texts: list[str] = []
+        plans = []
+        for conversation, pictures, videos in rows:
+            pieces = self._pieces(conversation, videos)
+            plans.append((pieces, pictures))
+            texts += [text for parts in pieces for text in parts]
+        lengths = iter(
+            [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        )
+        counts = []
+        for pieces, pictures in plans:
+            sizes = [sum(next(lengths) for _ in parts) for parts in pieces]
+            media = sum(pictures) - len(pictures)
+            total = sum(sizes) + media
+            count = Count(
+                total, sum(sizes[1::2]), sum(pictures) + sum(text.count(VIDEO_PAD) for p in pieces for text in p)
+            )
+            if total > self._cutoff_len:
+                self._cut(count, pieces, pictures)
+            counts.append(count)
+        return counts
+
+    def _pieces(self, conversation: Conversation, videos: Sequence[str]) -> list[list[str]]:
+        """The texts that are encoded one by one, a list for each turn; a picture is one <|image_pad|> for now."""
+        shown = iter(videos)
+        pieces: list[list[str]] = []
+        for index, (role, content) in enumerate(conversation.turns):
+            parts: list[str] = []
+            if index == 0:
+                system = conversation.system or self._default_system
+                tools = _tool_text(conversation.tools)
+                if system or conversation.tools:
+                    parts.append(_SYSTEM.replace("{{content}}", system + tools, 1))
+            if self.shows_pictures:
+                content = content.replace("<image>", f"{VISION_START}{IMAGE_PAD}{VISION_END}")
+                while "<video>" in content:
+                    content = content.replace("<video>", next(shown), 1)
+            if role == "user":
+                parts.append(_USER.replace("{{content}}", content, 1).replace("{{idx}}", str(index // 2), 1))
+            elif role == "observation":
+                parts.append(_OBSERVATION.replace("{{content}}", content, 1))
+            elif role == "function":
+                parts.append(_ASSISTANT.replace("{{content}}", _function_text(content), 1))
+            else:
+                parts.append(_ASSISTANT.replace("{{content}}", content, 1))
+            if index % 2 == 1 and self._thinking and "<think>" not in content and "</think>" not in content:
+                parts.insert(0, _EMPTY_THOUGHT)
+            pieces.append([part for part in parts if part])
+        return pieces
+
+    def _cut(self, count: Count, pieces: list[list[str]], pictures: Sequence[int]) -> None:
+        """What LLaMA-Factory's cut takes: turn by turn, question and answer share what is left of cutoff_len."""
+        image, video = self._tokenizer.token_to_id(IMAGE_PAD), self._tokenizer.token_to_id(VIDEO_PAD)
+        sizes = iter(pictures)
+        turns = []
+        for parts in pieces:
+            marks: list[int] = []
+            for part in parts:
+                for token in self._tokenizer.encode(part, add_special_tokens=False).ids:
+                    if token == image:
+                        marks += [1] * next(sizes)
+                    else:
+                        marks.append(1 if token == video else 0)
+            turns.append(marks)
+        used = 0
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            if used >= self._cutoff_len:
+                kept_question = kept_answer = 0
+                count.turns_cut += 1
+            else:
+                kept_question, kept_answer = _share(len(question), len(answer), self._cutoff_len - used)
+            used += kept_question + kept_answer
+            count.media_cut += sum(question[kept_question:]) + sum(answer[kept_answer:])
+            count.questions_cut += len(question) - kept_question
+            count.answers_cut += len(answer) - kept_answer
+
+
+def _share(source: int, target: int, limit: int) -> tuple[int, int]:
+    """`infer_seqlen` of LLaMA-Factory: how many tokens of question and answer fit into `limit`."""
+    if target * 2 < limit:
+        most = limit
+    elif source * 2 < limit:
+        most = limit - source
+    else:
+        most = int(limit * (target / (source + target)))
+    kept = min(most, target)
+    return min(max(limit - kept, 0), source), kept
+
+
+def _tool_text(tools: str) -> str:
+    if not tools or not (parsed := json.loads(tools)):
+        return ""
+    text = ""
+    for tool in parsed:
+        wrapped = tool if tool.get("type") == "function" else {"type": "function", "function": tool}
+        text += "\n" + json.dumps(wrapped, ensure_ascii=False)
+    return _TOOLS.format(tool_text=text)
+
+
+def _function_text(content: str) -> str:
+    import re
+
+    match = re.search(r"<tool_call>(.*?)</tool_call>", content, re.DOTALL)
+    if match:
+        before, text = content.replace(match.group(0), ""), match.group(1)
+    else:
+        thought = re.search(r"<think>\n(.*?)\n</think>\n\n", content, re.DOTALL)
+        before = thought.group(0) if thought else ""
+        text = content.replace(before, "") if thought else content
+    calls: Any = json.loads(text)
+    rendered = [
+        json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
+        for call in (calls if isinstance(calls, list) else [calls])
+    ]
+    return before + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in rendered)
+
+
+def _special_tokens(path: Path) -> frozenset[str]:
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
+    return frozenset(token["content"] for token in added if token.get("special"))

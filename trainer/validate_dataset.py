@@ -1,0 +1,69 @@
+"""Judges LLaMA-Factory datasets row by row and writes clean training and held-out splits.
+
+  trainer/.venv/bin/python trainer/validate_dataset.py --dataset-dir data --dataset cards \
+    --model models/qwen3-vl-4b-instruct --template qwen3_vl_nothink --cutoff-len 2048 --out runs/first/dataset
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dataset.judge import Judge, Settings
+from protocol import Protocol, run
+
+
+def main(protocol: Protocol) -> dict[str, Any]:
+    """Validate as the command line says; the result is described in dataset/judge.py."""
+    arguments = _parse()
+    settings = Settings(
+        dataset_dir=arguments.dataset_dir,
+        datasets=[name.strip() for name in arguments.dataset.split(",") if name.strip()],
+        out=arguments.out,
+        media_dir=arguments.media_dir,
+        model=arguments.model,
+        template=arguments.template,
+        cutoff_len=arguments.cutoff_len,
+        image_max_pixels=arguments.image_max_pixels,
+        image_min_pixels=arguments.image_min_pixels,
+        held_out_fraction=arguments.held_out_fraction,
+        on_bad_row=arguments.on_bad_row,
+        max_drop_fraction=arguments.max_drop_fraction,
+        roots=arguments.roots.split(":") if arguments.roots else None,
+        cache_dir=arguments.cache_dir,
+    )
+    if arguments.processes:
+        settings.processes = arguments.processes
+    return Judge(settings, protocol.progress).run()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset-dir", type=Path, required=True, help="folder with dataset_info.json")
+    parser.add_argument("--dataset", required=True, help="names in dataset_info.json, separated by commas")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the splits and the report")
+    parser.add_argument("--media-dir", type=Path, help="folder that picture paths start from (default: --dataset-dir)")
+    parser.add_argument("--model", type=Path, help="base model folder; with it tokens are counted")
+    parser.add_argument("--template", help="LLaMA-Factory's template (default: qwen3_vl_nothink)")
+    parser.add_argument("--cutoff-len", type=int, default=2048)
+    parser.add_argument("--image-max-pixels", type=int, default=768 * 768)
+    parser.add_argument("--image-min-pixels", type=int, default=32 * 32)
+    parser.add_argument("--held-out-fraction", type=_fraction, default=0.1)
+    parser.add_argument("--on-bad-row", choices=("fail", "drop"), default="fail")
+    parser.add_argument("--max-drop-fraction", type=_fraction, default=0.1)
+    parser.add_argument("--roots", help="folders that data may be in, separated by colons (default: anywhere)")
+    parser.add_argument("--cache-dir", type=Path, help="folder that remembers verdicts between runs")
+    parser.add_argument(
+        "--processes", type=int, help="processes that decode pictures (default: one per CPU, at most 8)"
+    )
+    return parser.parse_args()
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)
