@@ -1,0 +1,84 @@
+"""Health that is true only when the model can answer, proved by a real generation about a picture."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine import GenerationError, RequestError, ServedEngine
+from PIL import Image
+
+PROOF_LASTS_SECONDS = 10.0
+FAILURE_LASTS_SECONDS = 2.0
+STALLED_AFTER_SECONDS = 60.0
+PROBE_TIMEOUT_SECONDS = 30.0
+
+
+class Health:
+    """Says whether `engine` can answer; at most one probe is ever queued, however many ask."""
+
+    def __init__(self, engine: ServedEngine, name: str, folder: Path) -> None:
+        self._engine = engine
+        self._name = name
+        self._folder = folder
+        self._started = time.monotonic()
+        self._probe: asyncio.Task[None] | None = None
+        self._failed_at = float("-inf")
+
+    async def failure(self) -> str | None:
+        """None when the model can answer, else the reason why not, in one sentence.
+
+        A picture answered within the last PROOF_LASTS_SECONDS proves it, and so does a generation in progress whose
+        tokens keep coming, if the one before it succeeded; otherwise a probe is made, which waits its turn.
+        """
+        progress, now = self._engine.progress, time.monotonic()
+        if progress.proved_at is not None:
+            if now - progress.proved_at < PROOF_LASTS_SECONDS:
+                return None
+            if progress.busy_since is not None and now - progress.token_at < STALLED_AFTER_SECONDS:
+                return None
+        elif progress.failure and now - self._failed_at < FAILURE_LASTS_SECONDS:
+            return progress.failure
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._engine.prove(_picture()))
+            self._probe.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            await asyncio.wait_for(asyncio.shield(self._probe), PROBE_TIMEOUT_SECONDS)
+        except TimeoutError:
+            return f"no answer about a small picture within {PROBE_TIMEOUT_SECONDS:.0f} s"
+        except (GenerationError, RequestError) as error:
+            self._failed_at = time.monotonic()
+            return str(error)
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """What is served and what it takes; memory in bytes, the GPU's where there is one, else the process's."""
+        return {
+            "model": self._name,
+            "dtype": str(self._engine.model.dtype).removeprefix("torch."),
+            "modelDir": str(self._folder),
+            "uptimeSeconds": round(time.monotonic() - self._started, 1),
+            **_memory(),
+        }
+
+
+def _picture() -> Image.Image:
+    """A small picture with something on it: a diagonal ramp, 64x64."""
+    picture = Image.new("RGB", (64, 64))
+    picture.putdata([(4 * x, 4 * y, 2 * (x + y)) for y in range(64) for x in range(64)])
+    return picture
+
+
+def _memory() -> dict[str, int]:
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        return {
+            "memoryBytes": sum(map(torch.cuda.memory_reserved, devices)),
+            "peakMemoryBytes": sum(map(torch.cuda.max_memory_reserved, devices)),
+        }
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    peak = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return {"memoryBytes": int(Path("/proc/self/statm").read_text().split()[1]) * page_bytes, "peakMemoryBytes": peak}

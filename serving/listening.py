@@ -1,0 +1,76 @@
+"""How the API and the chat page listen: a port claimed early, a ready file once it answers, an orderly end."""
+
+import ipaddress
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model_folder import StartError
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "trainer"))
+
+DEPENDABLE_HOSTS = ("localhost", "ip6-localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """True when only this machine can reach a server bound to `host`."""
+    if host in DEPENDABLE_HOSTS:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def claim_port(host: str, port: int) -> socket.socket:
+    """Bind `host`:`port` (0 chooses a free port) without listening yet; StartError when that is not possible."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        claimed = socket.socket(family, kind, proto)
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        claimed.bind(address)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return claimed
+
+
+def serve(
+    app: Any, claimed: socket.socket, ready_file: Path | None, drain_seconds: int, on_drained: Callable[[], None]
+) -> None:
+    """Serve `app` until SIGTERM or SIGINT: those in flight are answered for up to `drain_seconds`."""
+    import uvicorn
+
+    class ReadyServer(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                _say_ready(claimed, ready_file)
+
+    config = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=drain_seconds, lifespan="on")
+    server = ReadyServer(config)
+    # uvicorn raises the signal again once it has shut down; by then it has been obeyed.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        server.run(sockets=[claimed])
+    finally:
+        on_drained()
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+    if not server.started:
+        raise StartError(f"cannot listen on {':'.join(map(str, claimed.getsockname()[:2]))}; the log above says why")
+
+
+def _say_ready(claimed: socket.socket, ready_file: Path | None) -> None:
+    from protocol import write_whole
+
+    host, port = claimed.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"listening on {url}", file=sys.stderr, flush=True)
+    if ready_file is not None:
+        write_whole(ready_file, json.dumps({"pid": os.getpid(), "port": port, "url": url}))

@@ -1,0 +1,146 @@
+"""Serve a fine-tuned Qwen3-VL folder through LLaMA-Factory's OpenAI-compatible API.
+
+    python serving/serve.py --model runs/first/merged --name cards --port 8000
+
+Greedy unless a request says `do_sample`. GET /health is 200 only while the model can answer. Whatever keeps it from
+starting is one sentence on stderr and exit code 1.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from listening import claim_port, is_loopback, serve
+from model_folder import StartError, check_model_folder
+
+DRAIN_SECONDS = 60
+
+
+def main() -> None:
+    options = _parse_arguments()
+    try:
+        _start(options)
+    except StartError as error:
+        _fail(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        _fail(f"cannot serve {options.model}: {type(error).__name__}: {error}")
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="serve.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="the model folder to serve")
+    parser.add_argument("--name", required=True, help="the name that clients give as `model`")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; any wider one needs --api-key-env")
+    parser.add_argument("--port", default=8000, type=int, help="default: 8000; 0 chooses a free one")
+    parser.add_argument("--template", default="qwen3_vl_nothink", help="training's template; default: qwen3_vl_nothink")
+    parser.add_argument("--image-max-pixels", type=int, metavar="N", help="training's image_max_pixels")
+    parser.add_argument("--image-min-pixels", type=int, metavar="N", help="training's image_min_pixels")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of question and answer together")
+    parser.add_argument(
+        "--max-new-tokens",
+        default=1024,
+        type=int,
+        metavar="N",
+        help="tokens of an answer when a request gives no max_tokens",
+    )
+    parser.add_argument(
+        "--api-key-env", metavar="VAR", help="the environment variable that holds the key clients must send"
+    )
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="PATH", help="gets {pid, port, url} once requests are accepted"
+    )
+    parser.add_argument("--cpu", action="store_true", help="serve on the CPU even if there is a GPU")
+    return parser.parse_args()
+
+
+def _start(options: argparse.Namespace) -> None:
+    api_key = _read_key(options)
+    check_model_folder(options.model)
+    claimed = claim_port(options.host, options.port)
+    _prepare_environment(options)
+
+    from api import build_app
+    from health import Health
+
+    chat_model = _load(options)
+    app = build_app(chat_model, options.name, Health(chat_model.engine, options.name, options.model.resolve()), api_key)
+    serve(app, claimed, options.ready_file, DRAIN_SECONDS, chat_model.engine.close)
+
+
+def _read_key(options: argparse.Namespace) -> str | None:
+    key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
+    if options.api_key_env and not key:
+        raise StartError(f"the environment variable {options.api_key_env} that --api-key-env names is not set")
+    if not key and not is_loopback(options.host):
+        raise StartError(
+            f"--host {options.host} can be reached from outside: give a key with --api-key-env, or bind to 127.0.0.1"
+        )
+    return key or None
+
+
+def _prepare_environment(options: argparse.Namespace) -> None:
+    """What LLaMA-Factory and its libraries read from the environment; before they are imported."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        API_VERBOSE="0",
+        API_MODEL_NAME=options.name,
+        ALLOW_LOCAL_FILES="0",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    os.environ.pop("API_KEY", None)
+    if options.cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _load(options: argparse.Namespace):
+    import torch
+    from engine import ServedEngine
+    from llamafactory.chat import ChatModel, hf_engine
+
+    if not options.cpu:
+        _check_gpu(options.model)
+    arguments = {
+        "model_name_or_path": str(options.model),
+        "template": options.template,
+        "infer_backend": "huggingface",
+        "do_sample": False,
+        "max_new_tokens": options.max_new_tokens,
+        "image_max_pixels": options.image_max_pixels,
+        "image_min_pixels": options.image_min_pixels,
+    }
+    hf_engine.HuggingfaceEngine = ServedEngine
+    chat_model = ChatModel({key: value for key, value in arguments.items() if value is not None})
+    if options.max_length is not None:
+        chat_model.engine.max_length = min(options.max_length, chat_model.engine.max_length)
+    torch.set_grad_enabled(False)
+    return chat_model
+
+
+def _check_gpu(folder: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise StartError(
+            "no GPU can be used here (torch sees none): look at nvidia-smi, or serve on the CPU with --cpu"
+        )
+    config = check_model_folder(folder)
+    kinds = {part.get(key) for part in (config, config.get("text_config", {})) for key in ("dtype", "torch_dtype")}
+    if torch.cuda.get_device_capability()[0] < 8 and "bfloat16" in kinds:
+        raise StartError(
+            f"{folder} is bfloat16, which this GPU ({torch.cuda.get_device_name()}) lacks: convert it to float16"
+        )
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"serve.py: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
