@@ -1,13 +1,14 @@
 import { join } from 'node:path';
 import type { ResolvedConfig } from '../configs/schema.ts';
+import { makeBaseOverlay } from '../host/base-overlay.ts';
+import { findDeployment } from '../host/deployments.ts';
 import { formatBytes, freeDiskBytes } from '../host/disk.ts';
 import { TemperError } from '../host/errors.ts';
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
 import { portIsFree } from '../host/ports.ts';
 import { runPython } from '../host/python.ts';
 import { writeJson } from '../host/state-file.ts';
-import { writeTrainingConfig } from '../host/training-config.ts';
-import { findDeployment } from '../host/deployments.ts';
+import { trainingOptions, writeTrainingConfig, type TrainingOptions } from '../host/training-config.ts';
 import type { StageContext, StageResult } from './stage.ts';
 
 export interface CheckEnvironmentInput {
@@ -28,8 +29,8 @@ export interface CheckItem {
 export interface CheckEnvironmentResult extends StageResult {
   /** The type of the merged and served weights; fp16 where a GPU has no bfloat16. */
   precision: Precision;
-  /** Whether a GPU that lacks bfloat16 trains, so that the base is used through an fp16 overlay. */
-  needsFp16Base: boolean;
+  /** LLaMA-Factory's options exactly as `train/config.yaml` has them; on a GPU without bfloat16 the base is an fp16 overlay. */
+  training: TrainingOptions;
   gpus: Gpu[];
   warnings: string[];
   /** Versions of the Python packages that decide what training does. */
@@ -41,18 +42,21 @@ const MIN_FREE_DISK_BYTES = 2 * 1024 ** 3;
 /** Check GPUs, disk, ports, Python packages and base against the config, before anything is computed. */
 export async function checkEnvironment({ config }: CheckEnvironmentInput, context: StageContext): Promise<CheckEnvironmentResult> {
   const { run, settings, signal } = context;
-  await writeTrainingConfig(run, config);
   const gpus = config.train.use_cpu === true ? [] : await listGpus();
+  const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
+  const base = String(config.train.model_name_or_path);
+  const trainingBase = needsFp16Base ? await makeBaseOverlay(base, run.baseOverlay, 'float16') : base;
+  const options = trainingOptions(run, config, trainingBase);
+  await writeTrainingConfig(run, options);
   const python = await runPython<{ items: CheckItem[]; versions: Record<string, string> }>(
     'trainer/check_environment.py',
     [
-      ...['--config', run.trainConfig, '--model', String(config.train.model_name_or_path)],
+      ...['--config', run.trainConfig, '--model', base],
       ...['--cache-dir', join(settings.home, 'cache')],
     ],
     { cancelSignal: signal, onProgress: (progress) => context.report({ ...progress }) },
   );
   const items = [gpuItem(config, gpus), ...diskItems(config, run.path), ...(await portItems(config, settings.home)), ...python.items];
-  const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
   const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
   const errors = items.filter((item) => item.verdict === 'error');
   const warnings = items.filter((item) => item.verdict === 'warning').map(sentence);
@@ -63,7 +67,7 @@ export async function checkEnvironment({ config }: CheckEnvironmentInput, contex
   const remarks = warnings.length === 0 ? '' : `, ${warnings.length} warning${warnings.length === 1 ? '' : 's'}`;
   return {
     precision,
-    needsFp16Base,
+    training: options,
     gpus,
     warnings,
     versions: python.versions,

@@ -26,11 +26,12 @@ export interface StageResult {
 
 const HEARTBEAT_MS = 2_000;
 
-/** Make an activity of a stage's work: it heartbeats from a timer, tells the workflow that it began, and names its errors. */
+/** Make an activity of a stage's work: it heartbeats from a timer, announces to the workflow that it began, and names its errors. */
 export function stage<I, O extends StageResult>(
   name: string,
   settings: HostSettings,
   work: (input: I, context: StageContext) => Promise<O>,
+  { announced = true } = {},
 ): (input: I) => Promise<O> {
   return async (input) => {
     const context = Context.current();
@@ -40,7 +41,7 @@ export function stage<I, O extends StageResult>(
     context.heartbeat(details);
     const timer = setInterval(() => context.heartbeat(details), HEARTBEAT_MS);
     try {
-      await tellStarted(name, attempt);
+      if (announced) await tellStarted(name, attempt);
       const result = await work(input, {
         settings,
         runName,

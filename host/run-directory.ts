@@ -8,6 +8,7 @@ export interface RunDirectory {
   readonly run: string;
   readonly environment: string;
   readonly stages: string;
+  readonly baseOverlay: string;
   readonly dataset: string;
   readonly datasetReport: string;
   readonly heldOut: string;
@@ -48,6 +49,7 @@ export function runDirectory(home: string, runName: string): RunDirectory {
     run: join(path, 'run.json'),
     environment: join(path, 'environment.json'),
     stages: join(path, 'stages'),
+    baseOverlay: join(path, 'base-fp16'),
     dataset,
     datasetReport: join(dataset, 'report.json'),
     heldOut: join(dataset, 'held_out.jsonl'),

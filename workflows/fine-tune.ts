@@ -6,8 +6,8 @@ import {
   setCurrentDetails,
   setHandler,
   workflowInfo,
-  type ActivityFunction,
   type ActivityFunctionWithOptions,
+  type ActivityOptions,
 } from '@temporalio/workflow';
 import type { EvaluateModelResult } from '../activities/evaluate-model.ts';
 import type { RunOutcome } from '../activities/record-run.ts';
@@ -35,28 +35,67 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
   const { workflowId: runName } = workflowInfo();
   const board = new ProgressBoard(runName, (changed) => setCurrentDetails(changed.toMarkdown()));
   setHandler(progressQuery, () => board.toJSON());
-  setHandler(stageStartedSignal, ({ stage, attempt }) => board.set(stage, { state: 'running', started: now(), attempt }));
-  setHandler(stopTrainingUpdate, (request) => stages.requestStop({ reason: request?.reason ?? '' }), {
-    validator: () => requireTraining(board),
-  });
+  setHandler(stageStartedSignal, ({ stage, attempt }) => board.began(stage, attempt, now()));
+  const stopTraining = async (request: { reason?: string }) =>
+    (await stages.requestStop({ reason: request?.reason ?? '' })).headline;
+  setHandler(stopTrainingUpdate, stopTraining, { validator: (_request) => requireTraining(board) });
 
   try {
     requireInput(input);
-    const config = await runStage(board, 'loadConfig', 'Read and check the config', stages.loadConfig, input);
-    const environment = await runStage(board, 'checkEnvironment', 'Check host, packages and base', stages.checkEnvironment, { config });
-    const dataset = await runStage(board, 'validateDataset', `Check every row of ${config.datasetNames}`, stages.validateDataset, { config });
-    const training = await runStage(board, 'trainModel', `Train ${config.modelName} with LLaMA-Factory`, stages.trainModel, { config, environment, dataset });
-    const merge = await runStage(board, 'mergeAdapter', `Merge the adapter into ${config.modelName}`, stages.mergeAdapter, { config, environment, training });
-    const patch = environment.precision === 'fp16'
-      ? await runStage(board, 'patchFp16', 'Prove the merged model in fp16', stages.patchFp16, { merge, dataset })
-      : skip(board, 'patchFp16', `serves in ${environment.precision}`);
+    const loaded = await runStage(board, 'loadConfig', 'Read and check the config', stages.loadConfig, input);
+    const { config, modelName } = loaded;
+    const environment = await runStage(
+      board,
+      'checkEnvironment',
+      'Check host, packages and base',
+      stages.checkEnvironment,
+      { config },
+    );
+    const dataset = await runStage(
+      board,
+      'validateDataset',
+      `Check every row of ${String(config.train.dataset)}`,
+      stages.validateDataset,
+      { config },
+    );
+    const training = await runStage(
+      board,
+      'trainModel',
+      `Train ${modelName} with LLaMA-Factory`,
+      stages.trainModel,
+      { config, environment, dataset },
+      { scheduleToCloseTimeout: `${config.limits.trainingHours}h` },
+    );
+    const merge = await runStage(
+      board,
+      'mergeAdapter',
+      `Merge the adapter into ${modelName}`,
+      stages.mergeAdapter,
+      { config, environment, training },
+    );
+    const patch =
+      environment.precision === 'fp16'
+        ? await runStage(board, 'patchFp16', 'Prove the merged model in fp16', stages.patchFp16, { merge, dataset })
+        : skip(board, 'patchFp16', `serves in ${environment.precision}`);
     const model = patch ?? merge;
-    const deployment = config.deploys
-      ? await runStage(board, 'deployModel', `Serve as ${config.deploymentName}`, stages.deployModel, { config, environment, model })
+    const deployment = config.deploy.enabled
+      ? await runStage(board, 'deployModel', `Serve as ${config.deploy.name}`, stages.deployModel, {
+          config,
+          environment,
+          model,
+        })
       : skip(board, 'deployModel', 'deploy.enabled is false');
-    const evaluation = dataset.heldOutRows > 0
-      ? await runStage(board, 'evaluateModel', 'Score base and fine-tuned on held-out rows', stages.evaluateModel, { config, environment, dataset, model, deployment })
-      : skip(board, 'evaluateModel', 'no rows are held out');
+    const evaluation =
+      config.evaluate.enabled && dataset.heldOutRows > 0
+        ? await runStage(board, 'evaluateModel', 'Score base and fine-tuned on held-out rows', stages.evaluateModel, {
+            config,
+            environment,
+            dataset,
+            baseDigest: training.baseDigest,
+            model,
+            deployment,
+          })
+        : skip(board, 'evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
 
     const outcome: RunOutcome = deployment === null ? 'finished' : 'deployed';
     const { runDirectory } = await stages.recordRun({ outcome, progress: board.toJSON() });
@@ -82,13 +121,13 @@ async function runStage<I, O extends { headline: string; attempt?: number }>(
   board: ProgressBoard,
   stage: StageName,
   summary: string,
-  activity: ActivityFunctionWithOptions<(input: I) => Promise<O>> | ActivityFunction<[I], O>,
+  activity: ActivityFunctionWithOptions<(input: I) => Promise<O>>,
   input: I,
+  options: ActivityOptions = {},
 ): Promise<O> {
   board.set(stage, { state: 'scheduled', started: now() });
   try {
-    const run = 'executeWithOptions' in activity ? activity.executeWithOptions({ summary }, [input]) : activity(input);
-    const result = await run;
+    const result = await activity.executeWithOptions({ ...options, summary }, [input]);
     board.set(stage, { state: 'done', finished: now(), attempt: result.attempt ?? 1, headline: result.headline });
     return result;
   } catch (error) {

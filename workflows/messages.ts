@@ -7,5 +7,5 @@ export const progressQuery = defineQuery<RunProgress>('progress');
 /** Sent by an activity when an attempt of it begins on a host, so that "scheduled" and "running" can be told apart. */
 export const stageStartedSignal = defineSignal<[{ stage: StageName; attempt: number }]>('stageStarted');
 
-/** Finish training after the current step, keep the adapter, go on with the merge. */
-export const stopTrainingUpdate = defineUpdate<string, [{ reason?: string }?]>('stopTraining');
+/** `{"reason": "…"}`: finish training after the current step, keep the adapter, go on with the merge. */
+export const stopTrainingUpdate = defineUpdate<string, [{ reason?: string }]>('stopTraining');

@@ -56,6 +56,12 @@ export class ProgressBoard {
     this.#onChange(this);
   }
 
+  /** An attempt of a stage began on a host; late news about a stage that has ended is passed over. */
+  began(stage: StageName, attempt: number, at: string): void {
+    const { state } = this.get(stage);
+    if (state === 'scheduled' || state === 'running') this.set(stage, { state: 'running', started: at, attempt });
+  }
+
   get(stage: StageName): StageProgress {
     const found = this.#stages.find((candidate) => candidate.stage === stage);
     if (found === undefined) throw new Error(`no stage ${stage}`);

@@ -1,0 +1,38 @@
+import { Command } from 'commander';
+import { jsonSchema } from '../configs/json-schema.ts';
+import { errorNameOf, messageOf } from '../host/errors.ts';
+import { demo } from './demo.ts';
+import { listDeployed, undeploy } from './deployments.ts';
+import { down, up } from './up.ts';
+import { work } from './worker.ts';
+
+/** The `temper` command: what the Temporal CLI can't do. Exit codes: 0 done, 1 failed, 2 wrong arguments. */
+export async function main(argv: string[]): Promise<void> {
+  const program = new Command('temper').description('Fine-tune Qwen3-VL with LLaMA-Factory, durably, and put it into service.');
+  program
+    .command('up')
+    .description('Start the embedded Temporal server and this host\'s worker; Ctrl-C stops both, a training goes on.')
+    .option('--port <port>', 'port of the Temporal server', '7233')
+    .option('--ui-port <port>', 'port of the Temporal UI', '8233')
+    .action(up);
+  program.command('down').description('Stop the `temper up` that runs; a training goes on.').action(down);
+  program.command('worker').description("Start this host's worker alone, on the server that TEMPORAL_ADDRESS names.").action(work);
+  program
+    .command('demo')
+    .description('Run the whole pipeline on a tiny Qwen3-VL, then stop all that was started.')
+    .option('--keep', 'leave server, worker and the deployed model up')
+    .action(demo);
+  program
+    .command('schema')
+    .description('Print the JSON schema of the configs, for editors.')
+    .action(() => console.log(JSON.stringify(jsonSchema(), null, 2)));
+  program.command('deployments').description('List the models in service.').option('--json', 'as JSON').action(listDeployed);
+  program.command('undeploy').description('Take a model out of service.').argument('<name>', 'the deployment').action(undeploy);
+  program.exitOverride((stop) => process.exit(stop.exitCode === 0 ? 0 : 2));
+  try {
+    await program.parseAsync(argv);
+  } catch (error) {
+    console.error(errorNameOf(error) === undefined ? error : `${errorNameOf(error)}: ${messageOf(error)}`);
+    process.exit(1);
+  }
+}

@@ -1,0 +1,151 @@
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { checkout, trainerPython } from './checkout.ts';
+import { TemperError } from './errors.ts';
+import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
+import { readJson, writeJson } from './state-file.ts';
+import { lastLines, startDetached } from './subprocess.ts';
+
+/** A process that serves something over HTTP and outlives the worker that started it. */
+export interface ServedProcess extends ProcessIdentity {
+  url: string;
+  port: number;
+  logFile: string;
+}
+
+export interface ApiOptions {
+  modelDir: string;
+  /** The model's name in the API. */
+  name: string;
+  host: string;
+  /** 0 for any free port. */
+  port: number;
+  template: string;
+  imageMaxPixels?: number | undefined;
+  imageMinPixels?: number | undefined;
+  /** Prompt and answer together, in tokens. */
+  maxLength?: number | undefined;
+  maxNewTokens?: number | undefined;
+  apiKeyEnv?: string | undefined;
+  /** Serve on the CPU though a GPU may be there. */
+  cpu: boolean;
+  /** For the log and the ready file. */
+  folder: string;
+  signal: AbortSignal;
+}
+
+const READY_TIMEOUT_MS = 15 * 60_000;
+const STOP_GRACE_MS = 20_000;
+
+/** Serve a model folder by LLaMA-Factory's OpenAI-compatible API; returns when it has answered a question about a picture. */
+export async function startApi(options: ApiOptions): Promise<ServedProcess> {
+  const optional = {
+    '--image-max-pixels': options.imageMaxPixels,
+    '--image-min-pixels': options.imageMinPixels,
+    '--max-length': options.maxLength,
+    '--max-new-tokens': options.maxNewTokens,
+    '--api-key-env': options.apiKeyEnv,
+  };
+  const args = [
+    ...['--model', options.modelDir, '--name', options.name, '--host', options.host, '--port', String(options.port)],
+    ...['--template', options.template, ...(options.cpu ? ['--cpu'] : [])],
+    ...Object.entries(optional).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)])),
+  ];
+  const api = await startServer('api', 'serving/serve.py', args, options);
+  return untilStopped(api, options.signal, () => untilHealthy(api, options.signal));
+}
+
+export interface PageOptions {
+  apiUrl: string;
+  name: string;
+  host: string;
+  port: number;
+  apiKeyEnv?: string | undefined;
+  folder: string;
+  signal: AbortSignal;
+}
+
+/** The chat page, a process of its own that talks to the API; returns when it listens. */
+export async function startPage(options: PageOptions): Promise<ServedProcess> {
+  const args = [
+    ...['--api', options.apiUrl, '--name', options.name, '--host', options.host, '--port', String(options.port)],
+    ...(options.apiKeyEnv === undefined ? [] : ['--api-key-env', options.apiKeyEnv]),
+  ];
+  return startServer('page', 'serving/chat_page.py', args, options);
+}
+
+/** Stop a served process; requests in flight are answered first. */
+export async function stopServed(served: ServedProcess): Promise<void> {
+  await stopTree(served, STOP_GRACE_MS);
+}
+
+interface ReadyFile {
+  pid: number;
+  port: number;
+  url: string;
+}
+
+async function startServer(kind: string, script: string, args: string[], options: { folder: string; signal: AbortSignal }): Promise<ServedProcess> {
+  options.signal.throwIfAborted();
+  await mkdir(options.folder, { recursive: true });
+  const logFile = join(options.folder, `${kind}.log`);
+  const readyFile = join(options.folder, `${kind}.ready.json`);
+  await rm(readyFile, { force: true });
+  const processFile = join(options.folder, `${kind}.process.json`);
+  await stopLeftover(processFile);
+  const pid = startDetached(trainerPython, [join(checkout, script), ...args, '--ready-file', readyFile], logFile, {
+    PYTHONUNBUFFERED: '1',
+  });
+  const identity = identify(pid);
+  if (identity === undefined) throw await neverReady(kind, logFile);
+  await writeJson(processFile, identity);
+  const starting: ServedProcess = { ...identity, url: '', port: 0, logFile };
+  return untilStopped(starting, options.signal, async () => {
+    const deadline = Date.now() + READY_TIMEOUT_MS;
+    while (isAlive(identity) && Date.now() < deadline) {
+      const ready = await readJson<ReadyFile>(readyFile);
+      if (ready !== undefined) return { ...starting, url: ready.url, port: ready.port };
+      await sleep(100, undefined, { signal: options.signal });
+    }
+    throw await neverReady(kind, logFile);
+  });
+}
+
+/** Stop what an attempt that died in the middle of a start left in this folder. */
+async function stopLeftover(processFile: string): Promise<void> {
+  const leftover = await readJson<ProcessIdentity>(processFile);
+  if (leftover !== undefined) await stopTree(leftover, STOP_GRACE_MS);
+}
+
+async function untilHealthy(api: ServedProcess, signal: AbortSignal): Promise<ServedProcess> {
+  const deadline = Date.now() + READY_TIMEOUT_MS;
+  let reason = 'it never answered';
+  while (isAlive(api) && Date.now() < deadline) {
+    const response = await fetch(`${api.url}/health`, { signal }).catch((error: unknown) => {
+      signal.throwIfAborted();
+      reason = String(error);
+      return undefined;
+    });
+    if (response?.ok) return api;
+    if (response !== undefined) reason = await response.text();
+    await sleep(500, undefined, { signal });
+  }
+  throw new TemperError('DeploymentError', `The model is not healthy: ${reason}\nIts log: ${api.logFile}`);
+}
+
+/** Run `work`; whatever makes it fail, the process is stopped first, so that none is left behind unrecorded. */
+async function untilStopped<T>(served: ServedProcess, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    await stopServed(served);
+    signal.throwIfAborted();
+    throw error;
+  }
+}
+
+async function neverReady(kind: string, logFile: string): Promise<TemperError> {
+  const log = await readFile(logFile, 'utf8').catch(() => '');
+  return new TemperError('DeploymentError', `The ${kind} did not start:\n${lastLines(log, 8)}\nIts log: ${logFile}`);
+}

@@ -1,0 +1,38 @@
+import { stringify } from 'yaml';
+import type { ResolvedConfig } from '../configs/schema.ts';
+import type { RunDirectory } from './run-directory.ts';
+import { writeWhole } from './state-file.ts';
+
+/** LLaMA-Factory's options as they stand in a YAML. */
+export type TrainingOptions = Record<string, unknown>;
+
+/**
+ * The exact options of the run's training: the config's, on the clean rows, with each step logged and checkpoints kept.
+ * `output_dir` is a folder for whoever runs the YAML by hand; Temper's trainer replaces it by `train/output`.
+ */
+export function trainingOptions(run: RunDirectory, config: ResolvedConfig, baseFolder: string): TrainingOptions {
+  const { media_dir: _, ...train } = config.train;
+  return {
+    ...train,
+    model_name_or_path: baseFolder,
+    dataset: 'train',
+    dataset_dir: run.dataset,
+    output_dir: run.trainByHand,
+    overwrite_output_dir: false,
+    overwrite_cache: true,
+    logging_steps: 1,
+    save_strategy: train.save_strategy === 'epoch' ? 'epoch' : 'steps',
+    save_total_limit: Math.max(2, Number(train.save_total_limit ?? 3)),
+    report_to: train.report_to ?? 'none',
+  };
+}
+
+/** Write `train/config.yaml`; running `llamafactory-cli train` on it does the same training. */
+export async function writeTrainingConfig(run: RunDirectory, options: TrainingOptions): Promise<void> {
+  const head = [
+    '# What this run trains, for LLaMA-Factory. By hand, the same training:',
+    `#   llamafactory-cli train ${run.trainConfig}`,
+    '# which writes to output_dir below. The run itself writes to train/output.',
+  ];
+  await writeWhole(run.trainConfig, `${head.join('\n')}\n${stringify(options)}`);
+}

@@ -1,0 +1,73 @@
+import { mkdir, rename, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { RunDirectory } from './run-directory.ts';
+import { readJson, writeJson } from './state-file.ts';
+
+/** A trainer's end that was not asked for, and how far its checkpoints had come. */
+export interface Crash {
+  at: string;
+  how: string;
+  checkpointStep: number;
+}
+
+/** `train/attempts.json`: which training the folder holds, which activity attempt owns it, how its trainers died. */
+interface LedgerState {
+  trainingDigest: string;
+  owner: string;
+  crashes: Crash[];
+}
+
+/** Crashes in a row without a new checkpoint that end the stage. */
+const CRASH_LIMIT = 3;
+
+/** What attempts of the training stage must know of each other. */
+export class TrainingLedger {
+  readonly #run: RunDirectory;
+  #state: LedgerState;
+
+  private constructor(run: RunDirectory, state: LedgerState) {
+    this.#run = run;
+    this.#state = state;
+  }
+
+  /** Open the ledger of this training for a new owner; what another training left in the folder is set aside, never taken up. */
+  static async open(run: RunDirectory, trainingDigest: string, owner: string, stopOther: () => Promise<void>): Promise<TrainingLedger> {
+    const before = await readJson<LedgerState>(run.attempts);
+    const same = before?.trainingDigest === trainingDigest;
+    if (!same) {
+      await stopOther();
+      await setAside(run, before?.trainingDigest ?? 'unknown');
+    }
+    const ledger = new TrainingLedger(run, { trainingDigest, owner, crashes: same ? before.crashes : [] });
+    await ledger.#save();
+    return ledger;
+  }
+
+  /** Whether no later attempt has taken the training over. */
+  static async isOwner(run: RunDirectory, owner: string): Promise<boolean> {
+    return (await readJson<LedgerState>(run.attempts))?.owner === owner;
+  }
+
+  /** Write a crash down; true when it is one too many without a checkpoint in between. */
+  async isCrashLoop(how: string, checkpointStep: number): Promise<boolean> {
+    this.#state.crashes.push({ at: new Date().toISOString(), how, checkpointStep });
+    await this.#save();
+    const last = this.#state.crashes.slice(-CRASH_LIMIT);
+    return last.length === CRASH_LIMIT && last.every((crash) => crash.checkpointStep === checkpointStep);
+  }
+
+  async #save(): Promise<void> {
+    await writeJson(this.#run.attempts, this.#state);
+  }
+}
+
+/** Move output, events and log of another training into a folder of their own beside. */
+async function setAside(run: RunDirectory, trainingDigest: string): Promise<void> {
+  const leftovers = [run.trainOutput, run.events, run.trainerLog, run.stopRequest];
+  const there = await Promise.all(leftovers.map((path) => stat(path).then(() => path, () => undefined)));
+  const found = there.filter((path) => path !== undefined);
+  if (found.length === 0) return;
+  const folder = join(run.train, `superseded-${trainingDigest.slice(0, 8)}-${Date.now()}`);
+  await mkdir(folder, { recursive: true });
+  for (const path of found) await rename(path, join(folder, basename(path)));
+}

@@ -1,0 +1,44 @@
+import { Client, WorkflowNotFoundError } from '@temporalio/client';
+import type { NativeConnection } from '@temporalio/worker';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { runDirectory } from '../host/run-directory.ts';
+import type { HostSettings } from '../host/settings.ts';
+import { findTrainer, stopTrainer } from '../host/trainer-process.ts';
+
+const INTERVAL_MS = 10_000;
+const STOP_GRACE_MS = 10_000;
+
+/**
+ * Stop trainers whose workflow is closed. A terminated workflow can tell its activity nothing but "not found", which an
+ * outage says too, so no activity stops its trainer for that; here the server is asked. Returns a function that ends the watch.
+ */
+export function watchOrphanedTrainers(settings: HostSettings, connection: NativeConnection, namespace: string): () => void {
+  const client = new Client({ connection, namespace });
+  let busy = false;
+  const look = async () => {
+    if (busy) return;
+    busy = true;
+    await stopOrphans(settings, client).catch(() => {}); // the server is away: look again later
+    busy = false;
+  };
+  const timer = setInterval(() => void look(), INTERVAL_MS);
+  return () => clearInterval(timer);
+}
+
+async function stopOrphans({ home }: HostSettings, client: Client): Promise<void> {
+  for (const runName of await readdir(join(home, 'runs')).catch(() => [])) {
+    const trainer = await findTrainer(runDirectory(home, runName));
+    if (trainer !== undefined && (await isClosed(client, runName))) await stopTrainer(trainer, STOP_GRACE_MS);
+  }
+}
+
+/** A workflow that the server does not know is not closed: this may be another server than the one the run began on. */
+async function isClosed(client: Client, workflowId: string): Promise<boolean> {
+  try {
+    return (await client.workflow.getHandle(workflowId).describe()).status.name !== 'RUNNING';
+  } catch (error) {
+    if (error instanceof WorkflowNotFoundError) return false;
+    throw error;
+  }
+}

@@ -1,0 +1,24 @@
+import { join, resolve } from 'node:path';
+import { checkout } from '../host/checkout.ts';
+import type { HostSettings } from '../host/settings.ts';
+import { TemperError } from '../host/errors.ts';
+
+/**
+ * This host's settings from its environment: TEMPER_HOME (default `.temper` in the checkout), TEMPER_CONFIGS (default
+ * `configs`), TEMPER_DATA_ROOTS (folders with `:` between, default the checkout, TEMPER_HOME and /data), TEMPER_GPU_SLOTS (1).
+ */
+export function readSettings(env: NodeJS.ProcessEnv = process.env): HostSettings {
+  const home = resolve(env.TEMPER_HOME ?? join(checkout, '.temper'));
+  const roots = env.TEMPER_DATA_ROOTS?.split(':').filter((root) => root !== '').map((root) => resolve(root));
+  return {
+    home,
+    configsFolder: resolve(env.TEMPER_CONFIGS ?? join(checkout, 'configs')),
+    dataRoots: roots === undefined ? [checkout, home, '/data'] : [...roots, home],
+    gpuSlots: positiveInteger('TEMPER_GPU_SLOTS', env.TEMPER_GPU_SLOTS ?? '1'),
+  };
+}
+
+function positiveInteger(name: string, value: string): number {
+  if (/^[1-9]\d{0,2}$/.test(value)) return Number(value);
+  throw new TemperError('ConfigError', `${name} is ${JSON.stringify(value)}; it must be a whole number from 1.`);
+}
