@@ -1,0 +1,56 @@
+"""What a training tells the world: one JSON object a line in events.jsonl, each written with a single append."""
+
+import json
+import math
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Appends events; a disabled one (any rank but 0) appends none. Never raises once it is open."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: int | None = None
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._end_torn_line()
+
+    def emit(self, type: str, **fields: Any) -> None:
+        """Append one event with its time. A NaN or infinity becomes null and is named under "nonFinite"."""
+        if self._file is None:
+            return
+        event: dict[str, Any] = {"type": type, **fields, "time": now()}
+        non_finite = {key: str(value) for key, value in event.items() if is_non_finite(value)}
+        if non_finite:
+            event = {key: None if key in non_finite else value for key, value in event.items()}
+            event["nonFinite"] = non_finite
+        try:
+            os.write(self._file, (json.dumps(event, allow_nan=False, default=str) + "\n").encode())
+        except (OSError, ValueError) as error:
+            print(f"the event {type} could not be written: {error}", flush=True)
+
+    def phase(self, phase: str) -> None:
+        self.emit("phase", phase=phase)
+
+    def sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def _end_torn_line(self) -> None:
+        """A process killed while it wrote leaves half a line; end it, so that it spoils no other."""
+        assert self._file is not None
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+
+def is_non_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

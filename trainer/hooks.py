@@ -1,0 +1,191 @@
+"""Where Temper's training differs from LLaMA-Factory's own: each hook replaces one function and says why."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llamafactory.data.collator
+import llamafactory.train.sft.workflow as workflow
+import torch
+import transformers.trainer
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
+
+from checkpoints import checkpoints_of, files_of, mark_complete
+from failures import RowError
+from protocol import TemperError
+from run_callbacks import RunCallback, ended_by_early_stopping
+from token_mean_loss import TokenMeanTrainer
+from training_run import Interrupted, TrainingRun
+
+FREE_SPACE_FACTOR = 1.2
+KEEP_AT_LEAST = 2
+
+
+def install(run: TrainingRun, callback: RunCallback, check_rows: Callable[[dict[str, Any]], None]) -> None:
+    """Replace what must be replaced, in this process. `check_rows` sees the datasets before the model is loaded."""
+    workflow.CustomSeq2SeqTrainer = TokenMeanTrainer
+    report_phases(run, check_rows)
+    name_rows_that_end_training()
+    carry_on_from_the_last_step()
+    save_verified_checkpoints(run, callback)
+    time_evaluations(run, callback)
+
+
+def report_phases(run: TrainingRun, check_rows: Callable[[dict[str, Any]], None]) -> None:
+    get_dataset, load_model = workflow.get_dataset, workflow.load_model
+
+    @functools.wraps(get_dataset)
+    def get_dataset_reported(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        run.enter("preprocessing")
+        datasets = get_dataset(*args, **kwargs)
+        check_rows(datasets)
+        run.enter("loading")
+        return datasets
+
+    @functools.wraps(load_model)
+    def load_model_reported(*args: Any, **kwargs: Any) -> Any:
+        run.enter("loading")
+        return load_model(*args, **kwargs)
+
+    workflow.get_dataset, workflow.load_model = get_dataset_reported, load_model_reported
+
+
+def name_rows_that_end_training() -> None:
+    """A StopIteration in the collator reads as an epoch's end, and training "succeeds" early: an error instead."""
+    collator = llamafactory.data.collator.MultiModalDataCollatorForSeq2Seq
+    collate = collator.__call__
+
+    @functools.wraps(collate)
+    def collate_or_say(self: Any, features: list[dict[str, Any]]) -> Any:
+        rows = [feature["input_ids"] for feature in features]
+        try:
+            return collate(self, features)
+        except StopIteration as error:
+            texts = [self.tokenizer.decode(row)[-300:] for row in rows]
+            raise RowError(
+                "a row has more picture tokens in its text than pictures; take special tokens such as <|image_pad|> "
+                f"out of the text. One of the rows that end in: {texts}",
+            ) from error
+
+    collator.__call__ = collate_or_say
+
+
+def carry_on_from_the_last_step() -> None:
+    """Resumed at its last step, the Trainer would train one step too many; and it forgets losses before a resume."""
+    run_epoch = Trainer._run_epoch
+
+    @functools.wraps(run_epoch)
+    def run_epoch_or_end(self: Trainer, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps > 0:
+            self.control.should_training_stop = True
+            self._total_loss_scalar = self._total_loss_scalar or logged_losses(self.state)
+            return
+        if self._globalstep_last_logged == self.state.global_step and self._total_loss_scalar == 0:
+            self._total_loss_scalar = logged_losses(self.state)
+        run_epoch(self, **kwargs)
+
+    Trainer._run_epoch = run_epoch_or_end
+
+
+def logged_losses(state: TrainerState) -> float:
+    """The sum of all steps' losses, from the log that a checkpoint brings."""
+    total, last_step = 0.0, 0
+    for entry in state.log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last_step)
+            last_step = entry["step"]
+    return total
+
+
+def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
+    """Refuse a save that the disk can't hold; mark a checkpoint once it is final; only then let older ones go."""
+    save_checkpoint, on_save = Trainer._save_checkpoint, CallbackHandler.on_save
+    rotate = transformers.trainer.rotate_checkpoints
+    rotations: list[dict[str, Any]] = []
+
+    @functools.wraps(save_checkpoint)
+    def save_if_it_fits(self: Trainer, model: Any, trial: Any) -> None:
+        run.enter("saving")
+        if self.args.should_save:
+            require_space(run.output_dir, self)
+        save_checkpoint(self, model, trial)
+
+    @functools.wraps(on_save)
+    def on_save_marked(
+        self: CallbackHandler, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        control = on_save(self, args, state, control, **kwargs)
+        barrier(args)
+        if args.should_save:
+            checkpoint = run.output_dir / f"checkpoint-{state.global_step}"
+            marker = mark_complete(checkpoint, args.world_size)
+            size_bytes = marker["sizeBytes"]
+            run.events.emit("checkpoint", checkpoint=checkpoint.name, atStep=state.global_step, sizeBytes=size_bytes)
+            while rotations:
+                rotate(**rotations.pop())
+        barrier(args)
+        if run.signal is not None:
+            raise Interrupted
+        run.enter("training")
+        callback.time_from_here()
+        return control
+
+    def rotate_later(output_dir: str, save_total_limit: int | None = None, **kwargs: Any) -> None:
+        limit = max(save_total_limit, KEEP_AT_LEAST) if save_total_limit else save_total_limit
+        rotations.append({"output_dir": output_dir, "save_total_limit": limit, **kwargs})
+
+    Trainer._save_checkpoint = save_if_it_fits
+    CallbackHandler.on_save = on_save_marked
+    transformers.trainer.rotate_checkpoints = rotate_later
+
+
+def require_space(output_dir: Path, trainer: Trainer) -> None:
+    """Raise DiskFullError unless the next checkpoint will fit, judged by the last one or, at first, by the model."""
+    saved = checkpoints_of(output_dir)
+    if saved:
+        expected = sum((saved[0] / name).stat().st_size for name in files_of(saved[0]))
+    else:
+        trained = [item for item in trainer.model.parameters() if item.requires_grad]
+        # The weights as they are, and the optimizer's two float32 states for each.
+        expected = sum(item.numel() * (item.element_size() + 8) for item in trained)
+    needed = int(expected * FREE_SPACE_FACTOR)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(output_dir).free
+    if free < needed:
+        raise TemperError(
+            "DiskFullError",
+            f"a checkpoint at step {trainer.state.global_step} needs about {needed / 1e9:.2f} GB and {output_dir} has "
+            f"{free / 1e9:.2f} GB free: free some space, and the training goes on from its last checkpoint",
+            neededBytes=needed,
+            freeBytes=free,
+        )
+
+
+def time_evaluations(run: TrainingRun, callback: RunCallback) -> None:
+    evaluate, finalize = Trainer.evaluate, Trainer._finalize_training
+
+    @functools.wraps(evaluate)
+    def evaluate_reported(self: Trainer, *args: Any, **kwargs: Any) -> dict[str, float]:
+        before = run.phase
+        run.enter("evaluating")
+        metrics = evaluate(self, *args, **kwargs)
+        run.enter(before)
+        callback.time_from_here()
+        return metrics
+
+    @functools.wraps(finalize)
+    def finalize_noting_early_stop(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        run.stopped_early = ended_by_early_stopping(self.callback_handler.callbacks)
+        return finalize(self, *args, **kwargs)
+
+    Trainer.evaluate = evaluate_reported
+    Trainer._finalize_training = finalize_noting_early_stop
+
+
+def barrier(args: TrainingArguments) -> None:
+    """Every rank has written its own part of a checkpoint when it has come here."""
+    if args.world_size > 1:
+        torch.distributed.barrier()
