@@ -92,7 +92,7 @@ async function build(say) {
 
 async function demoCards(say) {
   const stamp = join(root, 'demo/cards/.temper-stamp');
-  const sources = filesBelow('trainer', '.py').filter((file) => file.includes('cards'));
+  const sources = filesBelow('trainer', '.py').filter((file) => /card/.test(file));
   await unlessStamped(stamp, digestOf([...sources, 'trainer/requirements.lock']), say, "the demo's cards", async () => {
     rmSync(join(root, 'demo/cards'), { recursive: true, force: true });
     await command(join(root, 'trainer/.venv/bin/python'), ['trainer/make_cards.py', 'demo/cards'], { quiet: true });
@@ -114,9 +114,14 @@ function digestOf(files) {
   return hash.digest('hex');
 }
 
-function filesBelow(folder, extension) {
-  const names = existsSync(join(root, folder)) ? readdirSync(join(root, folder), { recursive: true }) : [];
-  return names.filter((name) => name.endsWith(extension) && !name.startsWith('.venv')).map((name) => join(folder, name));
+/** The files of a folder and its subfolders with an ending; hidden folders are passed over. */
+function filesBelow(folder, ending) {
+  const entries = existsSync(join(root, folder)) ? readdirSync(join(root, folder), { withFileTypes: true }) : [];
+  return entries.flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return entry.name.startsWith('.') ? [] : filesBelow(path, ending);
+    return entry.name.endsWith(ending) ? [path] : [];
+  });
 }
 
 /** Run a command in the checkout; its output goes to stderr so that stdout stays the caller's. */

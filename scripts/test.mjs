@@ -1,0 +1,64 @@
+#!/usr/bin/env node
+// `npm test`: set-up, the linters, Jest for the TypeScript side, pytest for the Python side; one closing line for all.
+// With arguments, Jest alone with those (for example `npm test -- test/host`).
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { setUp } from './setup.mjs';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const jest = ['--experimental-vm-modules', '--no-warnings=ExperimentalWarning', 'node_modules/jest/bin/jest.js'];
+
+await setUp().catch((error) => {
+  console.error(`setup: ${error.message}`);
+  process.exit(1);
+});
+const only = process.argv.slice(2);
+if (only.length > 0) process.exit(await run(process.execPath, [...jest, ...only]));
+
+const results = mkdtempSync(join(tmpdir(), 'temper-test-'));
+const jestResults = join(results, 'jest.json');
+const pytestResults = join(results, 'pytest.xml');
+const codes = [
+  await run('npm', ['run', '--silent', 'lint']),
+  await run(process.execPath, [...jest, '--json', `--outputFile=${jestResults}`]),
+  await run('trainer/.venv/bin/python', ['-m', 'pytest', '-q', '-c', 'trainer/pyproject.toml', '--rootdir', '.', `--junitxml=${pytestResults}`, 'test'], {
+    OMP_NUM_THREADS: '1',
+  }),
+];
+const [linted] = codes;
+const counts = add(countsOfJest(jestResults), countsOfPytest(pytestResults), { passed: linted === 0 ? 1 : 0, failed: linted === 0 ? 0 : 1, skipped: 0 });
+rmSync(results, { recursive: true, force: true });
+console.log(`\nTests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
+process.exit(codes.every((code) => code === 0) && counts.failed === 0 ? 0 : 1);
+
+function run(file, args, env = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(file, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'], env: { ...process.env, ...env } });
+    child.on('error', (error) => {
+      console.error(`${file}: ${error.message}`);
+      resolve(1);
+    });
+    child.on('close', (code) => resolve(code ?? 1));
+  });
+}
+
+function countsOfJest(file) {
+  if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 };
+  const { numPassedTests, numFailedTests, numPendingTests, numRuntimeErrorTestSuites } = JSON.parse(readFileSync(file, 'utf8'));
+  return { passed: numPassedTests, failed: numFailedTests + numRuntimeErrorTestSuites, skipped: numPendingTests };
+}
+
+function countsOfPytest(file) {
+  if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 };
+  const count = (name) => Number(readFileSync(file, 'utf8').match(new RegExp(` ${name}="(\\d+)"`))?.[1] ?? 0);
+  const failed = count('failures') + count('errors');
+  return { passed: count('tests') - failed - count('skipped'), failed, skipped: count('skipped') };
+}
+
+function add(...all) {
+  const sum = (key) => all.reduce((total, counts) => total + counts[key], 0);
+  return { passed: sum('passed'), failed: sum('failed'), skipped: sum('skipped') };
+}
