@@ -1,0 +1,164 @@
+"""The arithmetic of a merge: fp32 throughout, rounded once, every value accounted for."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from merge.adapter import Change
+from merge.safetensors_file import StoredTensor
+
+TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Per type: the unsigned integer of its width, the mask of all but the sign, the smallest normal, infinity.
+BITS = {
+    "F32": (np.uint32, 0x7FFFFFFF, 0x00800000, 0x7F800000),
+    "F16": (np.uint16, 0x7FFF, 0x0400, 0x7C00),
+    "BF16": (np.uint16, 0x7FFF, 0x0080, 0x7F80),
+}
+
+
+@dataclass
+class Counts:
+    """What rounding did to one tensor; `largest` is the largest finite magnitude that overflowed."""
+
+    values: int = 0
+    overflow: int = 0
+    underflow: int = 0
+    subnormal: int = 0
+    non_finite: int = 0
+    largest: float = 0.0
+
+    def add(self, other: "Counts") -> None:
+        self.values += other.values
+        self.overflow += other.overflow
+        self.underflow += other.underflow
+        self.subnormal += other.subnormal
+        self.non_finite += other.non_finite
+        self.largest = max(self.largest, other.largest)
+
+    def as_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "values": self.values,
+            "overflow": self.overflow,
+            "underflow": self.underflow,
+            "subnormal": self.subnormal,
+            "nonFinite": self.non_finite,
+        }
+        return row | {"largest": self.largest} if self.overflow else row
+
+
+@dataclass
+class Factors:
+    """One tensor's share of the adapter, in fp32 on the computing device; rows of it are used block by block."""
+
+    scale: float
+    up: torch.Tensor | None = None
+    down: torch.Tensor | None = None
+    magnitude: torch.Tensor | None = None
+    added: torch.Tensor | None = None
+
+    def apply(self, values: torch.Tensor, first_row: int) -> None:
+        """Change fp32 `values` (rows, columns), whose first row is `first_row` of the tensor, in place."""
+        rows = slice(first_row, first_row + values.shape[0])
+        if self.up is not None and self.down is not None:
+            # The operations and their order are PEFT's, so that fp32 results agree to the last bit where sums do.
+            values.add_(torch.mm(self.up[rows], self.down).mul_(self.scale))
+            if self.magnitude is not None:
+                norm = torch.linalg.norm(values, dim=1)
+                values.mul_((self.magnitude[rows] / norm).unsqueeze(1))
+        if self.added is not None:
+            values.add_((self.added[rows] * self.scale).view(values.shape))
+
+
+@dataclass
+class Rounder:
+    """Turns blocks of stored values into blocks of the target type; buffers are reused from block to block."""
+
+    device: torch.device
+    clamp: bool = False
+    _buffers: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def factors(self, change: Change) -> Factors:
+        """Load what the adapter has for one tensor."""
+        up, down = self._load(change.up), self._load(change.down)
+        if change.transposed and up is not None and down is not None:
+            up, down = down.T.contiguous(), up.T.contiguous()
+        magnitude, added = self._load(change.magnitude), self._load(change.added)
+        flat = magnitude.reshape(-1) if magnitude is not None else None
+        return Factors(change.scale, up, down, flat, added)
+
+    def round(
+        self, raw: memoryview, source: str, target: str, columns: int, factors: Factors | None, first_row: int
+    ) -> tuple[memoryview, Counts]:
+        """The target-type bytes of one block of `source`-type values; the view is valid until the next call."""
+        stored = torch.frombuffer(raw, dtype=TORCH_TYPES[source])
+        count = stored.numel()
+        values = self._buffer("values", torch.float32, count, self.device)
+        values.copy_(stored)
+        if factors is not None:
+            factors.apply(values.view(-1, columns), first_row)
+        rounded = self._buffer("rounded", TORCH_TYPES[target], count, self.device)
+        rounded.copy_(values)
+        result = rounded
+        if self.device.type != "cpu":
+            result = self._buffer("result", TORCH_TYPES[target], count, torch.device("cpu"))
+            result.copy_(rounded)
+        kind = BITS[target][0]
+        bits = result.view(torch.uint8).numpy().view(kind)
+        if factors is None:
+            before = _nonzero(stored, source)
+        else:
+            before = _nonzero(values, "F32") if values.device.type == "cpu" else int(torch.count_nonzero(values))
+        counts = _count(bits, target, before)
+        if counts.non_finite:
+            self._judge(values, result, target, counts)
+        return memoryview(bits).cast("B"), counts
+
+    def _judge(self, values: torch.Tensor, result: torch.Tensor, target: str, counts: Counts) -> None:
+        """Tell overflow from values that were not finite before; with `clamp` put overflow at the type's limit."""
+        finite = torch.isfinite(values)
+        overflow = finite & ~torch.isfinite(result.to(values.device))
+        counts.overflow = int(overflow.sum())
+        counts.non_finite = int((~finite).sum())
+        if counts.overflow:
+            counts.largest = float(values[overflow].abs().max())
+            if self.clamp:
+                limit = torch.finfo(TORCH_TYPES[target]).max
+                result.copy_(torch.where(overflow, values.clamp(-limit, limit), values))
+
+    def _load(self, tensor: StoredTensor | None) -> torch.Tensor | None:
+        if tensor is None:
+            return None
+        raw = bytearray(tensor.size)
+        with tensor.file.open("rb", buffering=0) as file:
+            file.seek(tensor.offset)
+            if file.readinto(raw) != tensor.size:
+                raise OSError(None, "shorter than its header says", str(tensor.file))
+        return torch.frombuffer(raw, dtype=TORCH_TYPES[tensor.dtype]).view(tensor.shape).to(self.device, torch.float32)
+
+    def _buffer(self, use: str, dtype: torch.dtype, count: int, device: torch.device) -> torch.Tensor:
+        key = (use, dtype, device)
+        if key not in self._buffers or self._buffers[key].numel() < count:
+            self._buffers[key] = torch.empty(count, dtype=dtype, device=device)
+        return self._buffers[key][:count]
+
+
+def _count(bits: Any, target: str, nonzero_before: int) -> Counts:
+    """Count by bit patterns, which NumPy does several times faster than comparing floats."""
+    _, mask, smallest_normal, infinity = BITS[target]
+    magnitudes = bits & bits.dtype.type(mask)
+    nonzero = int(np.count_nonzero(magnitudes))
+    small = int(np.count_nonzero(magnitudes < smallest_normal))
+    special = int(np.count_nonzero(magnitudes >= infinity)) if bits.size and magnitudes.max() >= infinity else 0
+    return Counts(
+        values=bits.size,
+        underflow=max(0, nonzero_before - nonzero),
+        subnormal=small - (bits.size - nonzero),
+        non_finite=special,
+    )
+
+
+def _nonzero(stored: torch.Tensor, dtype: str) -> int:
+    kind, mask, _, _ = BITS[dtype]
+    return int(np.count_nonzero(stored.view(torch.uint8).numpy().view(kind) & kind(mask)))

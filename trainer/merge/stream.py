@@ -1,0 +1,164 @@
+"""Reading ahead and writing behind, so that disk, arithmetic and hashing work at the same time in little memory."""
+
+import hashlib
+import mmap
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from protocol import TemperError, sync_folder
+
+WRITE_BYTES = 8 * 1024 * 1024
+ALIGNMENT = 4096
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range of a file to read; `first_row` is where in its tensor it begins."""
+
+    file: Path
+    offset: int
+    size: int
+    first_row: int = 0
+
+
+def read_ahead(pieces: Iterable[Piece], largest: int, depth: int = 4) -> Iterator[tuple[Piece, memoryview]]:
+    """Yield the pieces' bytes in order, reading on meanwhile; a view is valid until the next is asked for."""
+    buffers = [bytearray(largest) for _ in range(depth + 1)]
+    descriptors: dict[Path, int] = {}
+    try:
+        with ThreadPoolExecutor(1, "read") as reader:
+            pending: deque[tuple[Piece, Future[memoryview]]] = deque()
+            try:
+                for number, piece in enumerate(pieces):
+                    if piece.file not in descriptors:
+                        descriptors[piece.file] = os.open(piece.file, os.O_RDONLY)
+                        os.posix_fadvise(descriptors[piece.file], 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                    view = memoryview(buffers[number % len(buffers)])[: piece.size]
+                    pending.append((piece, reader.submit(_read, descriptors[piece.file], piece, view)))
+                    if len(pending) == depth:
+                        done, future = pending.popleft()
+                        yield done, future.result()
+                while pending:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            finally:
+                for _, future in pending:
+                    future.cancel()
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+class ShardWriter:
+    """Writes one file in order, past the page cache where the disk allows, under a temporary name until it is whole.
+
+    Used as a context; `finish` syncs, renames and returns the sha256. Left without it, the temporary file is removed.
+    """
+
+    def __init__(self, path: Path, size: int, depth: int = 4) -> None:
+        self.path = path
+        self.size = size
+        self._temporary = path.with_name(f".{path.name}.partial")
+        self._digest = hashlib.sha256()
+        self._position = 0
+        self._filled = 0
+        self._free = [mmap.mmap(-1, WRITE_BYTES) for _ in range(depth)]
+        self._current = self._free.pop()
+        self._busy: deque[tuple[mmap.mmap, Future[None], Future[int]]] = deque()
+        self._temporary.unlink(missing_ok=True)
+        self._file, self._direct = _open_for_writing(self._temporary)
+        self._hashing = ThreadPoolExecutor(1, "hash")
+        self._writing = ThreadPoolExecutor(1, "write")
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._hashing.shutdown(cancel_futures=True)
+        self._writing.shutdown(cancel_futures=True)
+        if self._file >= 0:
+            os.close(self._file)
+            self._temporary.unlink(missing_ok=True)
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Append bytes; they are copied before this returns."""
+        view = memoryview(data)
+        while view:
+            count = min(len(view), WRITE_BYTES - self._filled)
+            self._current[self._filled : self._filled + count] = view[:count]
+            self._filled += count
+            view = view[count:]
+            if self._filled == WRITE_BYTES:
+                self._send()
+
+    def finish(self) -> str:
+        """Make the file durable under its own name; returns the hex sha256 of its content."""
+        if self._filled:
+            self._send()
+        while self._busy:
+            self._reclaim()
+        if self._position != self.size:
+            raise TemperError("TrainerError", f"{self.path} came to {self._position} bytes instead of {self.size}")
+        os.ftruncate(self._file, self.size)
+        os.fchmod(self._file, 0o644)
+        os.fsync(self._file)
+        os.close(self._file)
+        self._file = -1
+        os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
+        return self._digest.hexdigest()
+
+    def _send(self) -> None:
+        view = memoryview(self._current)[: self._filled]
+        # Direct writes must be whole blocks; the tail of the last one is cut off again in `finish`.
+        padded = -(-self._filled // ALIGNMENT) * ALIGNMENT if self._direct else self._filled
+        hashing = self._hashing.submit(self._digest.update, view)
+        writing = self._writing.submit(_write, self._file, memoryview(self._current)[:padded], self._position)
+        self._busy.append((self._current, hashing, writing))
+        self._position += self._filled
+        self._filled = 0
+        if not self._free:
+            self._reclaim()
+        self._current = self._free.pop()
+
+    def _reclaim(self) -> None:
+        buffer, hashing, writing = self._busy.popleft()
+        hashing.result()
+        writing.result()
+        self._free.append(buffer)
+
+
+def file_digest(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_for_writing(path: Path) -> tuple[int, bool]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        return os.open(path, flags | os.O_DIRECT, 0o644), True
+    except OSError:  # tmpfs and some network file systems know no direct writes
+        return os.open(path, flags, 0o644), False
+
+
+def _write(descriptor: int, view: memoryview, position: int) -> int:
+    done = 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], position + done)
+    return done
+
+
+def _read(descriptor: int, piece: Piece, view: memoryview) -> memoryview:
+    done = 0
+    while done < piece.size:
+        count = os.preadv(descriptor, [view[done:]], piece.offset + done)
+        if count == 0:
+            raise OSError(None, "the file became shorter while it was read", str(piece.file))
+        done += count
+    return view
