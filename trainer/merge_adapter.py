@@ -9,7 +9,6 @@ after the last one that is finished. OUT/merge.json says what went in, what came
 """
 
 import argparse
-import json
 import os
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from base_digest import base_digest
 from merge.adapter import OutputTensor, read_adapter
 from merge.adapter import plan as plan_tensors
 from merge.model_files import read_config, serving_files
-from merge.output_folder import OutputFolder, digest_of
+from merge.output_folder import OutputFolder, digest_of, index_file
 from merge.safetensors_file import INDEX_NAME, make_header, read_folder
 from protocol import Protocol, TemperError, run
 
@@ -58,11 +57,11 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
             f"was {options.expect_base_digest}",
         )
     content = serving_files(options.base, target or _main_dtype(tensors), untied)
-    _require_space(options.out, sum(_file_size(group, target) for group in tensors))
+    require_space(options.out, sum(_file_size(group, target) for group in tensors))
     inputs = {"format": 1, "base": digest, "adapter": adapter.digest, "dtype": options.dtype, "clamp": options.clamp}
 
     # Only now torch, whose import takes longer than all the checks above.
-    from merge.convert import Converter, refuse_unconvertible, shard_of, weight_map
+    from merge.convert import Converter, refuse_unconvertible, shard_of
     from merge.rounding import Rounder
 
     shards = [shard_of(file.path.name, group, target) for file, group in zip(files, tensors, strict=True)]
@@ -78,11 +77,9 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
                 converter.skip(shard)
                 reused += 1
             else:
-                folder.add(converter.write(shard, folder))
-        if len(shards) > 1 or (options.base / INDEX_NAME).exists():
-            names, size, parameters = weight_map(shards)
-            index = {"metadata": {"total_parameters": parameters, "total_size": size}, "weight_map": names}
-            folder.put(INDEX_NAME, (json.dumps(index, indent=2) + "\n").encode())
+                folder.add(converter.write(shard, folder.path))
+        if (options.base / INDEX_NAME).exists():
+            folder.put(INDEX_NAME, index_file(shards))
         rows = [folder.finished[shard.name] for shard in shards]
         totals: Counter[str] = Counter()
         for row in rows:
@@ -144,7 +141,8 @@ def _main_dtype(tensors: list[list[OutputTensor]]) -> str | None:
     return kind if kind in ("F16", "BF16", "F32") else None
 
 
-def _require_space(out: Path, needed: int) -> None:
+def require_space(out: Path, needed: int) -> None:
+    """Raise DiskFullError when `out` and the free space around it do not hold `needed` bytes."""
     place = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
     present = sum(entry.stat().st_size for entry in out.iterdir() if entry.is_file()) if out.is_dir() else 0
     status = os.statvfs(place)

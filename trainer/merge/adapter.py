@@ -258,9 +258,7 @@ def _output(name: str, tensor: StoredTensor, change: Change | None) -> OutputTen
     if change is None:
         return OutputTensor(name, tensor, None)
     if tensor.dtype not in FLOATS:
-        raise TemperError(
-            "ConfigError", f"{name} of the base is {tensor.dtype}: take the base before quantization"
-        )
+        raise TemperError("ConfigError", f"{name} of the base is {tensor.dtype}: take the base before quantization")
     if change.replacement and change.replacement.shape != tensor.shape:
         raise _misfit(name, tensor, change.replacement)
     if change.added and change.added.shape != tensor.shape:

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from merge.adapter import OutputTensor
-from merge.output_folder import OutputFolder
 from merge.rounding import Counts, Factors, Rounder
 from merge.safetensors_file import FLOATS, ITEM_BYTES, StoredTensor, make_header
 from merge.stream import Piece, ShardWriter, read_ahead
@@ -41,9 +41,9 @@ class Converter:
     done: int = 0
     _reported: float = field(default=0.0)
 
-    def write(self, shard: Shard, folder: OutputFolder) -> dict[str, Any]:
-        """Write one shard whole and return its row: file, bytes, sha256 and the counts of each tensor."""
-        with ShardWriter(folder.path / shard.name, shard.size) as writer:
+    def write(self, shard: Shard, folder: Path) -> dict[str, Any]:
+        """Write one shard whole into the folder; returns its row: file, bytes, sha256 and the counts of each tensor."""
+        with ShardWriter(folder / shard.name, shard.size) as writer:
             writer.write(shard.header)
             counts = self._pass(shard, writer.write)
             digest = writer.finish()
@@ -168,10 +168,3 @@ def _factors(rounder: Rounder, tensor: OutputTensor) -> Factors | None:
 
 def _blame(tensor: OutputTensor) -> str:
     return "the adapter or the base is damaged" if tensor.change else "the base is damaged, get it again"
-
-
-def weight_map(shards: list[Shard]) -> tuple[dict[str, str], int, int]:
-    """What the index says: the file of each tensor, the bytes of all tensors, and the number of parameters."""
-    names = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
-    size = sum(shard.size - len(shard.header) for shard in shards)
-    return dict(sorted(names.items())), size, sum(t.source.elements for shard in shards for t in shard.tensors)

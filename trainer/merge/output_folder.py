@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -126,6 +127,18 @@ class OutputFolder:
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
+
+
+def index_file(shards: Iterable[Any]) -> bytes:
+    """The index that names the file of each tensor, for the shards of a whole model."""
+    names = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
+    parameters = sum(tensor.source.elements for shard in shards for tensor in shard.tensors)
+    size = sum(shard.size - len(shard.header) for shard in shards)
+    index = {
+        "metadata": {"total_parameters": parameters, "total_size": size},
+        "weight_map": dict(sorted(names.items())),
+    }
+    return (json.dumps(index, indent=2) + "\n").encode()
 
 
 def digest_of(parts: dict[str, Any]) -> str:
