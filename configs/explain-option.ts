@@ -27,7 +27,8 @@ export function explainOption(name: OptionName, value: unknown): string {
   if (value === undefined) return `${path} is missing: ${missing[name] ?? typeNames[type[0] ?? 'string']}`;
   const secret = secrets[name];
   if (secret !== undefined) {
-    return `${path} is a secret, and a config is kept in the run's history: set ${secret} in the worker's environment instead`;
+    const instead = secret === null ? 'leave it out' : `set ${secret} in the worker's environment instead`;
+    return `${path} is a secret, and a config is kept in the run's history: ${instead}`;
   }
   if (value === null || value === '') {
     const instead = missing[name] ?? `leave the line out for LLaMA-Factory's default, ${JSON.stringify(standard)}`;
@@ -40,6 +41,9 @@ export function explainOption(name: OptionName, value: unknown): string {
   const unquoted = withoutQuotes(value, type);
   if (unquoted !== undefined) {
     return `${path}: "${String(value)}" is text, and it takes ${takes(name)}: write ${name}: ${unquoted} without quotes`;
+  }
+  if (typeof value === 'number' && choices === undefined && (type.includes('string') || type.includes('names'))) {
+    return `${path}: ${value} is a number, and it takes ${takes(name)}: write ${name}: "${value}"`;
   }
   if (choices !== undefined && typeof value === 'string') return `${path}: ${oneOf(value, choices)}`;
   if (typeof value === 'number' && type.includes('int') && !type.includes('float') && !Number.isInteger(value)) {

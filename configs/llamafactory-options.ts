@@ -1,4 +1,4 @@
-// Every option of LLaMA-Factory 0.9.5 (with transformers 5.6.0), as its own argument classes declare it.
+// Every option of LLaMA-Factory 0.9.5 (with transformers 5.6.0), as its argument classes declare it.
 // Generated, never edited: trainer/.venv/bin/python trainer/list_options.py
 // A type `names` is a comma-separated string or a list.
 

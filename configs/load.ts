@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { extname, relative, resolve, sep } from 'node:path';
+import { extname, join, relative, resolve, sep } from 'node:path';
 import { checkTogether, type SoundParts } from './check-together.ts';
 import { ConfigError, type ConfigIssue } from './config-error.ts';
 import { explainIssues } from './explain-issues.ts';
@@ -36,8 +36,9 @@ export function loadConfig(input: string | object, options: LoadOptions): Resolv
 /** The names of the configs there are, sorted. */
 export function listConfigs(configsFolder: string): string[] {
   if (!existsSync(configsFolder)) return [];
-  return readdirSync(configsFolder, { recursive: true, encoding: 'utf8' })
-    .filter((path) => isYaml(path))
+  const folder = followLinks(resolve(configsFolder));
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((path) => isYaml(path) && isInside(followLinks(join(folder, path)), folder))
     .map((path) => path.slice(0, -extname(path).length))
     .sort();
 }
@@ -74,15 +75,15 @@ function soundParts(value: unknown): SoundParts {
 function findConfig(input: string, { configsFolder, root }: LoadOptions): string {
   const folder = followLinks(resolve(configsFolder));
   const names = isYaml(input) ? [input] : [`${input}.yaml`, `${input}.yml`];
-  const candidates = names.flatMap((name) => [resolve(configsFolder, name), resolve(root, name)]).map(followLinks);
-  const inside = candidates.filter((path) => isInside(path, folder));
-  if (inside.length === 0) {
+  const below = names.map((name) => followLinks(resolve(configsFolder, name)));
+  const candidates = [...below, ...names.map((name) => followLinks(resolve(root, name)))];
+  const found = candidates.find((path) => isInside(path, folder) && existsSync(path) && statSync(path).isFile());
+  if (found !== undefined) return found;
+  if (below.some((path) => !isInside(path, folder))) {
     throw new ConfigError(input, [
       { path: '', message: `configs are read only from ${configsFolder}, and this leads out of it` },
     ]);
   }
-  const found = inside.find((path) => existsSync(path) && statSync(path).isFile());
-  if (found !== undefined) return found;
   const known = listConfigs(configsFolder);
   const near = nearest(input.replace(/\.ya?ml$/, ''), known);
   const hint = near === undefined ? '' : ` did you mean ${near}?`;
@@ -97,7 +98,8 @@ function readConfigFile(file: string, shown: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file));
   } catch (cause) {
-    const reason = cause instanceof TypeError ? 'is not UTF-8 text' : `can't be read: ${(cause as Error).message}`;
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const reason = code === 'ERR_ENCODING_INVALID_ENCODED_DATA' ? 'is not UTF-8 text' : `can't be read: ${message}`;
     throw new ConfigError(shown, [{ path: '', message: reason }], { cause });
   }
 }

@@ -23,15 +23,11 @@ export function resolvePaths(
   const paths: Record<string, string> = {};
   const issues: ConfigIssue[] = [];
   for (const [name, kind] of Object.entries(pathOptions) as [OptionName, Kind][]) {
-    const value = train[name];
-    const given =
-      typeof value === 'string' || (Array.isArray(value) && name === 'adapter_name_or_path')
-        ? listOf(value as string)
-        : [];
-    const resolved = given.map((path) => {
+    const resolved = pathsGiven(name, train[name]).map((path) => {
       const answer = resolvePath(name, path, kind, scope);
-      if ('message' in answer) issues.push({ path: `train.${name}`, message: `train.${name}: ${answer.message}` });
-      return 'path' in answer ? answer.path : path;
+      if ('path' in answer) return answer.path;
+      issues.push({ path: `train.${name}`, message: `train.${name}: ${answer.message}` });
+      return path;
     });
     if (resolved.length > 0) paths[name] = resolved.join(',');
   }
@@ -49,6 +45,12 @@ export function followLinks(path: string): string {
 export function isInside(path: string, folder: string): boolean {
   const way = relative(folder, path);
   return way === '' || (!isAbsolute(way) && way !== '..' && !way.startsWith(`..${sep}`));
+}
+
+/** Several adapters may stand in one string; a block or a JSON text is a value of its own and no path. */
+function pathsGiven(name: OptionName, value: TrainOptions[OptionName]): string[] {
+  if (name === 'adapter_name_or_path') return listOf(value as string | string[] | null | undefined);
+  return typeof value === 'string' && !value.trimStart().startsWith('{') ? [value] : [];
 }
 
 function resolvePath(

@@ -58,7 +58,11 @@ const deploy = z.strictObject({
     .enum(['process', 'docker'])
     .default('process')
     .describe('process: on this host as it is; docker: a container'),
-  host: z.string().min(1).default('127.0.0.1').describe('Address to bind; one beyond loopback needs apiKeyEnv'),
+  host: z
+    .string()
+    .regex(/^[A-Za-z0-9.:-]+$/, 'takes an address such as 127.0.0.1')
+    .default('127.0.0.1')
+    .describe('Address to bind; one beyond loopback needs apiKeyEnv'),
   apiPort: port.default(8000).describe('Port of the OpenAI-compatible API; 0 is any free one'),
   pagePort: port.default(7860).describe('Port of the chat page; 0 is any free one'),
   apiKeyEnv: z

@@ -1,6 +1,6 @@
 import * as z from 'zod';
 import { options, type Option, type OptionType } from './llamafactory-options.ts';
-import { limits, restricted, secrets, type Limit, type OptionName } from './train-rules.ts';
+import { limits, owned, restricted, secrets, type Limit, type OptionName } from './train-rules.ts';
 
 interface ValueTypes {
   int: number;
@@ -44,10 +44,29 @@ export const trainSchema = z
 
 /** What one option takes. */
 export function optionSchema(name: OptionName): z.ZodType {
+  const [only, ...others] = alternatives(name);
+  const schema = (others.length === 0 ? only : z.union([only, ...others])).meta({ description: describe(name) });
+  return isRequired(name) ? schema : schema.optional();
+}
+
+/** LLaMA-Factory's help and default, and what Temper has to add. */
+function describe(name: OptionName): string {
   const { help, default: standard }: Option = options[name];
-  const description = `${help}. Default: ${JSON.stringify(standard)}`.replace(/\.\. /, '. ');
-  const schema = z.union(alternatives(name)).meta({ description });
-  return requiredOptions.some((required) => required === name) ? schema : schema.optional();
+  const sentences = [
+    help.replace(/\.$/, ''),
+    standard === null || isRequired(name) || restricted[name] !== undefined
+      ? undefined
+      : `Default: ${JSON.stringify(standard)}`,
+    restricted[name] === undefined
+      ? undefined
+      : `In Temper ${restricted[name].values.join(' or ')}: ${restricted[name].why}`,
+    owned[name] === undefined ? undefined : `Not used by Temper: ${owned[name].says}`,
+  ];
+  return sentences.filter((sentence) => sentence !== undefined).join('. ');
+}
+
+function isRequired(name: OptionName): boolean {
+  return requiredOptions.some((required) => required === name);
 }
 
 function alternatives(name: OptionName): [z.ZodType, ...z.ZodType[]] {
@@ -55,7 +74,7 @@ function alternatives(name: OptionName): [z.ZodType, ...z.ZodType[]] {
   const only = restricted[name];
   if (only !== undefined) return [z.literal([...only.values])];
   const { type, choices }: Option = options[name];
-  const types = requiredOptions.some((required) => required === name) ? type.filter((each) => each !== 'null') : type;
+  const types = isRequired(name) ? type.filter((each) => each !== 'null') : type;
   const [first, ...others] = types.map((each) => typeSchema(each, choices, limits[name]));
   if (first === undefined) throw new TypeError(`option ${name} has no type`);
   return name === 'resume_from_checkpoint' ? [first, ...others, z.boolean()] : [first, ...others];

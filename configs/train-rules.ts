@@ -85,15 +85,15 @@ export const restricted: Partial<Record<OptionName, { values: readonly (string |
   train_from_scratch: { values: [false], why: 'it throws the weights of the base away' },
 };
 
-/** Options that hold a secret, with what to set in the worker's environment instead: a config is kept in the run's history. */
-export const secrets: Partial<Record<OptionName, string>> = {
+/** Options that hold a secret, with what does their work in the worker's environment: a config is kept in the run's history. */
+export const secrets: Partial<Record<OptionName, string | null>> = {
   hf_hub_token: 'HF_TOKEN',
   hub_token: 'HF_TOKEN',
   ms_hub_token: 'MODELSCOPE_API_TOKEN',
-  om_hub_token: 'OM_TOKEN',
+  om_hub_token: null,
   swanlab_api_key: 'SWANLAB_API_KEY',
-  swanlab_lark_webhook_url: 'SWANLAB_LARK_WEBHOOK_URL',
-  swanlab_lark_secret: 'SWANLAB_LARK_SECRET',
+  swanlab_lark_webhook_url: null,
+  swanlab_lark_secret: null,
 };
 
 /** What Temper decides itself; a value given is accepted, left out of the training, and answered by this sentence. */

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from llamafactory.hparams.parser import _TRAIN_ARGS
+
 from protocol import write_whole
 
 FILE = Path(__file__).resolve().parent.parent / "configs" / "llamafactory-options.ts"
 
 HEADER = """\
-// Every option of LLaMA-Factory {llamafactory} (with transformers {transformers}), as its own argument classes declare it.
+// Every option of LLaMA-Factory {llamafactory} (with transformers {transformers}), as its argument classes declare it.
 // Generated, never edited: trainer/.venv/bin/python trainer/list_options.py
 // A type `names` is a comma-separated string or a list.
 
@@ -52,14 +53,14 @@ def main() -> int:
     if arguments.check:
         if FILE.exists() and FILE.read_text(encoding="utf-8") == text:
             return 0
-        print(f"{FILE.name} is not what LLaMA-Factory {version('llamafactory')} says: run list_options.py", file=sys.stderr)
+        print(f"{FILE} is not what LLaMA-Factory {version('llamafactory')} says: run list_options.py", file=sys.stderr)
         return 1
     write_whole(FILE, text)
     return 0
 
 
 def options_module() -> str:
-    """The TypeScript module's text; the order is LLaMA-Factory's, and of two classes' options of one name the first wins."""
+    """The TypeScript module's text, in LLaMA-Factory's order; of two options of one name the first counts."""
     lines: dict[str, str] = {}
     for arguments_class in _TRAIN_ARGS:
         hints = typing.get_type_hints(arguments_class)
@@ -94,7 +95,6 @@ def _types(hint: Any) -> tuple[list[str], list[str]]:
             part_types, part_choices = _types(part)
             option_types += [t for t in part_types if t not in option_types]
             choices += part_choices
-        # An option's list items may be an enum's: those are no choices of the option itself.
         option_types.sort(key=lambda t: t == "null")
         return option_types, choices
     if origin is typing.Literal:
