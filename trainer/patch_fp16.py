@@ -10,6 +10,7 @@ same in fp16 as in fp32. The record of all this is fp16.json in the resulting fo
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -77,7 +78,8 @@ def _beside(
     options: Options, config: dict[str, Any], files: list[SafetensorsFile], protocol: Protocol
 ) -> tuple[Path, dict[str, Any]]:
     """Write a converted folder of its own, shard by shard; a later attempt goes on after the last finished one."""
-    folder = options.out or options.model_dir.with_name(options.model_dir.resolve().name + "-fp16")
+    beside = Path(os.path.abspath(options.model_dir))
+    folder = options.out or beside.with_name(f"{beside.name}-fp16")
     if folder.resolve() == options.model_dir.resolve():
         raise TemperError("ConfigError", f"{folder} is the model itself: give --in-place to change it")
     converter, shards = _converter(options, config, files, protocol)
@@ -149,7 +151,7 @@ def _judge(folder: Path, gate: dict[str, Any] | None) -> None:
         raise TemperError(
             "DeploymentError",
             f"{folder} cannot be served in fp16: with {len(gate['nonFinite'])} of {gate['rows']} rows values are not "
-            f"finite, first in {first['module']} (row {first['row']}). Serve it in bf16 or fp32, on a GPU that has them",
+            f"finite, first in {first['module']} (row {first['row']}). Serve it in bf16",
             gate=gate,
         )
     if gate and gate["differing"]:
@@ -157,7 +159,7 @@ def _judge(folder: Path, gate: dict[str, Any] | None) -> None:
         raise TemperError(
             "DeploymentError",
             f"{folder} answers differently in fp16: {len(gate['differing'])} of {gate['rows']} rows, first row "
-            f"{first['row']}: {first['fp16']!r} instead of {first['fp32']!r}. Serve it in bf16 or fp32, on a GPU that has them",
+            f"{first['row']}: {first['fp16']!r} instead of {first['fp32']!r}. Serve it in bf16",
             gate=gate,
         )
 
