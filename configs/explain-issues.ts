@@ -78,7 +78,7 @@ function explain(issue: z.core.$ZodIssue, path: string, value: unknown): string 
     case 'invalid_type': {
       const type = expectedType(issue.expected);
       const unquoted = withoutQuotes(value, type);
-      if (unquoted !== undefined) return `${where}: "${String(value)}" is text: write ${unquoted} without quotes`;
+      if (unquoted !== undefined) return `${where}: ${show(value)} is text: write ${unquoted} without quotes`;
       return `${where}: ${show(value)} won't do; it takes ${expectedName(issue.expected)}`;
     }
     case 'invalid_value':

@@ -40,7 +40,7 @@ export function explainOption(name: OptionName, value: unknown): string {
   }
   const unquoted = withoutQuotes(value, type);
   if (unquoted !== undefined) {
-    return `${path}: "${String(value)}" is text, and it takes ${takes(name)}: write ${name}: ${unquoted} without quotes`;
+    return `${path}: ${show(value)} is text, and it takes ${takes(name)}: write ${name}: ${unquoted} without quotes`;
   }
   if (typeof value === 'number' && choices === undefined && (type.includes('string') || type.includes('names'))) {
     return `${path}: ${value} is a number, and it takes ${takes(name)}: write ${name}: "${value}"`;
