@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from datetime import UTC, datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ class EventLog:
 
     def __init__(self, path: Path | None) -> None:
         self._file: int | None = None
+        self._opened_at = 0
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._end_torn_line()
+        self._opened_at = os.fstat(self._file).st_size
 
     def emit(self, type: str, **fields: Any) -> None:
-        """Append one event with its time. A NaN or infinity becomes null and is named under "nonFinite"."""
+        """Append one event with its time (seconds since the epoch); NaN or infinity is null, named in "nonFinite"."""
         if self._file is None:
             return
-        event: dict[str, Any] = {"type": type, **fields, "time": now()}
+        event: dict[str, Any] = {"type": type, **fields, "time": round(time.time(), 3)}
         non_finite = {key: str(value) for key, value in event.items() if is_non_finite(value)}
         if non_finite:
             event = {key: None if key in non_finite else value for key, value in event.items()}
@@ -35,6 +37,13 @@ class EventLog:
 
     def phase(self, phase: str) -> None:
         self.emit("phase", phase=phase)
+
+    def has_failed(self) -> bool:
+        """Whether a failure has been written, by whatever rank, since this log was opened."""
+        if self._file is None:
+            return False
+        size = os.fstat(self._file).st_size - self._opened_at
+        return b'{"type": "failed"' in os.pread(self._file, max(size, 0), self._opened_at)
 
     def sync(self) -> None:
         if self._file is not None:
@@ -50,7 +59,3 @@ class EventLog:
 
 def is_non_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
