@@ -1,5 +1,6 @@
 """LLaMA-Factory's OpenAI-compatible API with its faults mended: its app, its requests and answers, our streaming."""
 
+import asyncio
 import hmac
 import json
 import logging
@@ -30,6 +31,7 @@ MAX_BODY_BYTES = 64 * 2**20
 
 def build_app(chat_model: ChatModel, name: str, health: Health, api_key: str | None) -> ASGIApp:
     """Build the app that serves `chat_model` as `name`; with `api_key`, all but GET /health wants it as bearer."""
+    ServedChatRequest.served_name = name
     ServedChatRequest.special_tokens = frozenset(chat_model.engine.tokenizer.all_special_tokens)
     factory_app.ChatCompletionRequest = ServedChatRequest
     factory_app.create_stream_chat_completion_response = _stream
@@ -46,7 +48,7 @@ def build_app(chat_model: ChatModel, name: str, health: Health, api_key: str | N
     ]
     _add_error_handlers(app)
     _add_health(app, health, api_key)
-    app.add_middleware(_Gate, api_key=api_key, name=name)
+    app.add_middleware(_Gate, api_key=api_key)
     return app
 
 
@@ -164,13 +166,50 @@ class _HeldStream(EventSourceResponse):
         await super().__call__(scope, receive, send)
 
 
+async def _run_for_client(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run `app` until it has answered, or its client has gone and so ends the generation; refuse a body too large."""
+    asked = asyncio.Event()
+    received = 0
+    answered = False
+
+    async def receive_limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise RequestError(f"the request is larger than {MAX_BODY_BYTES:,} bytes", 413, "too_large")
+        if not message.get("more_body"):
+            asked.set()
+        return message
+
+    async def send_noting(message: Message) -> None:
+        nonlocal answered
+        answered = answered or (message["type"] == "http.response.body" and not message.get("more_body"))
+        await send(message)
+
+    async def wait_until_gone() -> None:
+        await asked.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    answering = asyncio.ensure_future(app(scope, receive_limited, send_noting))
+    leaving = asyncio.ensure_future(wait_until_gone())
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done() or answered:
+            await answering
+    finally:
+        leaving.cancel()
+        answering.cancel()
+        await asyncio.gather(leaving, answering, return_exceptions=True)
+
+
 class _Gate:
     """Turns away, before a body is read, whoever lacks the key, and bodies too large to be a question."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, name: str) -> None:
+    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
         self._app = app
         self._api_key = api_key
-        self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -184,17 +223,7 @@ class _Gate:
         if int(_header(scope, b"content-length") or 0) > MAX_BODY_BYTES:
             await _error(413, f"the request is larger than {MAX_BODY_BYTES:,} bytes", "too_large")(scope, receive, send)
             return
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise RequestError(f"the request is larger than {MAX_BODY_BYTES:,} bytes", 413, "too_large")
-            return message
-
-        await self._app(scope, limited, send)
+        await _run_for_client(self._app, scope, receive, send)
 
 
 def _has_key(scope: Scope, api_key: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
+from engine import RequestError
 from llamafactory.api.protocol import ChatCompletionRequest, ChatMessage, MultimodalInputItem, Role
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 from pictures import PictureError, normalize_picture
@@ -19,9 +20,10 @@ class ResponseFormat(BaseModel):
 
 
 class ServedChatRequest(ChatCompletionRequest):
-    """A request ready for LLaMA-Factory; ValueError with a sentence for the client where that is not possible."""
+    """A request ready for LLaMA-Factory; ValueError or RequestError with a sentence for the client where it is not."""
 
-    special_tokens: ClassVar[frozenset[str]] = frozenset()
+    served_name: ClassVar[str]
+    special_tokens: ClassVar[frozenset[str]]
 
     messages: list[ChatMessage] = Field(min_length=1)
     n: int = Field(default=1, ge=1, le=8)
@@ -51,6 +53,10 @@ class ServedChatRequest(ChatCompletionRequest):
 
     @model_validator(mode="after")
     def _prepare(self) -> "ServedChatRequest":
+        if self.model != self.served_name:
+            raise RequestError(
+                f"there is no model {self.model!r} here, but {self.served_name!r}", 404, "model_not_found"
+            )
         self._refuse_what_would_be_ignored()
         self.max_tokens = self.max_completion_tokens or self.max_tokens
         # LLaMA-Factory hands presence_penalty on as repetition_penalty, a different thing for which 0 is an error.

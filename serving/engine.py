@@ -1,6 +1,7 @@
 """LLaMA-Factory's Hugging Face engine, mended for serving: one generation at a time on a thread of its own."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -12,10 +13,14 @@ from typing import Any
 import torch
 from llamafactory.chat.base_engine import Response
 from llamafactory.chat.hf_engine import HuggingfaceEngine
+from llamafactory.extras.constants import IMAGE_PLACEHOLDER
 from PIL import Image
 from transformers import StoppingCriteria, TextStreamer
 
 logger = logging.getLogger("serving")
+
+NO_MEMORY = "the GPU's memory does not hold this request: send a smaller picture or a shorter text"
+CHARACTERS_PER_TOKEN_AT_MOST = 64
 
 
 class RequestError(Exception):
@@ -36,6 +41,7 @@ class Progress:
     """What the generation thread is doing, in time.monotonic() seconds: the ground that health stands on."""
 
     proved_at: float | None = None
+    failed_at: float | None = None
     failure: str | None = None
     busy_since: float | None = None
     token_at: float = field(default_factory=time.monotonic)
@@ -73,7 +79,12 @@ class ServedEngine(HuggingfaceEngine):
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         gone = threading.Event()
-        streamer = _Pieces(self.tokenizer, lambda text: loop.call_soon_threadsafe(pieces.put_nowait, text))
+
+        def put(text: str) -> None:
+            if not gone.is_set():
+                loop.call_soon_threadsafe(pieces.put_nowait, text)
+
+        streamer = _Pieces(self.tokenizer, put)
         request = (messages, system, tools, images, videos, audios, kwargs)
         answer = asyncio.ensure_future(self._queue(lambda: self._answer(request, gone, streamer)))
         answer.add_done_callback(lambda _: pieces.put_nowait(None))
@@ -84,10 +95,9 @@ class ServedEngine(HuggingfaceEngine):
         finally:
             gone.set()
 
-    async def prove(self, picture: Image.Image) -> None:
-        """Make one token about `picture` and see that the scores are numbers; GenerationError when it can't."""
-        request = ([{"role": "user", "content": "<image>?"}], None, None, [picture], None, None, {"max_new_tokens": 1})
-        await self._queue(lambda: self._prove(request))
+    async def prove(self) -> None:
+        """Answer a question about a small picture, in turn with the requests; `progress` then says how that went."""
+        await self._queue(self._see_whether_it_works)
 
     def close(self) -> None:
         """End the generation in progress at its next token and refuse those that wait."""
@@ -104,20 +114,30 @@ class ServedEngine(HuggingfaceEngine):
                 return work()
         except RequestError:
             raise
+        except torch.OutOfMemoryError:
+            logger.exception("out of memory")
+            failure: Exception = RequestError(NO_MEMORY, 503, "out_of_memory")
         except Exception as error:
             logger.exception("generation failed")
-            sentence = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-            self.progress.failure, self.progress.proved_at = sentence, None
-            if isinstance(error, torch.OutOfMemoryError):
-                torch.cuda.empty_cache()
-                raise RequestError(
-                    "the GPU's memory does not hold this request: send a smaller picture or a shorter text",
-                    503,
-                    "out_of_memory",
-                ) from error
-            raise GenerationError(f"the model failed: {sentence}") from error
+            failure = GenerationError(f"the model failed: {_sentence(error)}")
         finally:
             self.progress.busy_since = None
+        # Out of the handler, so that the failed generation's memory is free.
+        self._see_whether_it_works()
+        raise failure
+
+    def _see_whether_it_works(self) -> None:
+        """Make one token about a small picture; after a failure this tells the request's fault from the model's."""
+        self.progress.proved_at = None
+        if torch.cuda.is_available():
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
+        try:
+            with torch.inference_mode():
+                self._prove()
+        except Exception as error:
+            self.progress.failed_at, self.progress.failure = time.monotonic(), _sentence(error)
+            logger.exception("the model cannot answer a question about a small picture")
 
     def _answer(self, request: tuple, gone: threading.Event, streamer: TextStreamer | None = None) -> list[Response]:
         if gone.is_set() or self._closing.is_set():
@@ -131,6 +151,9 @@ class ServedEngine(HuggingfaceEngine):
 
     def _prepare(self, request: tuple) -> tuple[dict[str, Any], int]:
         messages, system, tools, images, videos, audios, kwargs = request
+        characters = sum(len(message["content"]) for message in messages) + len(system or "") + len(tools or "")
+        if characters > self.max_length * CHARACTERS_PER_TOKEN_AT_MOST:
+            raise _too_long(f"{characters} characters", self.max_length)
         arguments, prompt_length = self._process_args(
             self.model, self.tokenizer, self.processor, self.template, self.generating_args,
             messages, system, tools, images, videos, audios, dict(kwargs),
@@ -139,11 +162,7 @@ class ServedEngine(HuggingfaceEngine):
         if room < 1:
             media = (self.processor.image_token_id, self.processor.video_token_id)
             of_pictures = sum(token in media for token in arguments["inputs"][0].tolist())
-            raise RequestError(
-                f"the conversation has {prompt_length} tokens, {of_pictures} of them for pictures; this server takes "
-                f"{self.max_length} for question and answer together: send a shorter text or fewer or smaller pictures",
-                code="context_length_exceeded",
-            )
+            raise _too_long(f"{prompt_length} tokens, {of_pictures} of them for pictures", self.max_length)
         generation = arguments["generation_config"]
         generation.max_new_tokens = min(generation.max_new_tokens, room)
         return arguments, prompt_length
@@ -159,15 +178,25 @@ class ServedEngine(HuggingfaceEngine):
             finish_reason="length" if length is None else "stop",
         )
 
-    def _prove(self, request: tuple) -> None:
-        arguments, _ = self._prepare(request)
+    def _prove(self) -> None:
+        question = [{"role": "user", "content": f"{IMAGE_PLACEHOLDER}?"}]
+        arguments, _ = self._process_args(
+            self.model, self.tokenizer, self.processor, self.template, self.generating_args,
+            question, images=[_small_picture()], input_kwargs={"max_new_tokens": 1},
+        )  # fmt: skip
         arguments["generation_config"].update(output_logits=True, return_dict_in_generate=True)
         scores = self.model.generate(**arguments).logits[0]
         if not torch.isfinite(scores).all():
-            raise ArithmeticError(
-                "the model's scores are not numbers: its weights are damaged, or overflow in this dtype"
-            )
+            raise ArithmeticError("the scores are not numbers: the weights are damaged, or overflow in this dtype")
         self.progress.proved_at, self.progress.failure = time.monotonic(), None
+
+
+def _too_long(size: str, max_length: int) -> RequestError:
+    return RequestError(
+        f"the conversation has {size}; this server takes {max_length} tokens for question and answer together: "
+        "send a shorter text, or fewer or smaller pictures",
+        code="context_length_exceeded",
+    )
 
 
 class _Stopper(StoppingCriteria):
@@ -192,3 +221,14 @@ class _Pieces(TextStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
             self._put(text)
+
+
+def _small_picture() -> Image.Image:
+    """Something to see: a ramp of colors, 64x64."""
+    picture = Image.new("RGB", (64, 64))
+    picture.putdata([(4 * x, 4 * y, 2 * (x + y)) for y in range(64) for x in range(64)])
+    return picture
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]

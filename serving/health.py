@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import GenerationError, RequestError, ServedEngine
-from PIL import Image
+from engine import ServedEngine
 
 PROOF_LASTS_SECONDS = 10.0
 FAILURE_LASTS_SECONDS = 2.0
@@ -25,7 +24,6 @@ class Health:
         self._folder = folder
         self._started = time.monotonic()
         self._probe: asyncio.Task[None] | None = None
-        self._failed_at = float("-inf")
 
     async def failure(self) -> str | None:
         """None when the model can answer, else the reason why not, in one sentence.
@@ -39,19 +37,15 @@ class Health:
                 return None
             if progress.busy_since is not None and now - progress.token_at < STALLED_AFTER_SECONDS:
                 return None
-        elif progress.failure and now - self._failed_at < FAILURE_LASTS_SECONDS:
+        elif progress.failed_at is not None and now - progress.failed_at < FAILURE_LASTS_SECONDS:
             return progress.failure
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._engine.prove(_picture()))
-            self._probe.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._probe = asyncio.create_task(self._engine.prove())
         try:
             await asyncio.wait_for(asyncio.shield(self._probe), PROBE_TIMEOUT_SECONDS)
         except TimeoutError:
             return f"no answer about a small picture within {PROBE_TIMEOUT_SECONDS:.0f} s"
-        except (GenerationError, RequestError) as error:
-            self._failed_at = time.monotonic()
-            return str(error)
-        return None
+        return progress.failure
 
     def facts(self) -> dict[str, Any]:
         """What is served and what it takes; memory in bytes, the GPU's where there is one, else the process's."""
@@ -62,13 +56,6 @@ class Health:
             "uptimeSeconds": round(time.monotonic() - self._started, 1),
             **_memory(),
         }
-
-
-def _picture() -> Image.Image:
-    """A small picture with something on it: a diagonal ramp, 64x64."""
-    picture = Image.new("RGB", (64, 64))
-    picture.putdata([(4 * x, 4 * y, 2 * (x + y)) for y in range(64) for x in range(64)])
-    return picture
 
 
 def _memory() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import logging
 import os
 import signal
 import socket
@@ -52,6 +53,7 @@ def serve(
                 _say_ready(claimed, ready_file)
 
     config = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=drain_seconds, lifespan="on")
+    logging.getLogger("uvicorn.access").addFilter(lambda record: record.args[2] != "/health")
     server = ReadyServer(config)
     # uvicorn raises the signal again once it has shut down; by then it has been obeyed.
     signal.signal(signal.SIGTERM, lambda *_: None)

@@ -16,7 +16,7 @@ from typing import NoReturn
 from listening import claim_port, is_loopback, serve
 from model_folder import StartError, check_model_folder
 
-DRAIN_SECONDS = 60
+DRAIN_SECONDS = 15
 
 
 def main() -> None:
@@ -89,6 +89,7 @@ def _prepare_environment(options: argparse.Namespace) -> None:
         TRANSFORMERS_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
         API_VERBOSE="0",
+        LLAMAFACTORY_VERBOSITY="WARNING",
         API_MODEL_NAME=options.name,
         ALLOW_LOCAL_FILES="0",
         TOKENIZERS_PARALLELISM="false",
