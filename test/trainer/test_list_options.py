@@ -1,6 +1,5 @@
 """The configs' table of options is the installed LLaMA-Factory's, and LLaMA-Factory takes what the shipped configs say."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,6 @@ from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-
-sys.path.insert(0, str(ROOT / "trainer"))
 
 
 @pytest.fixture(scope="module")
