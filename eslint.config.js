@@ -27,7 +27,7 @@ export default tseslint.config(
     rules: {
       '@typescript-eslint/no-floating-promises': 'error',
       '@typescript-eslint/consistent-type-imports': 'error',
-      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
+      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', ignoreRestSiblings: true }],
       'import-x/no-restricted-paths': [
         'error',
         {
@@ -36,7 +36,6 @@ export default tseslint.config(
             layer('host', 'configs'),
             layer('activities', 'host', 'configs'),
             layer('workers', 'activities', 'host', 'configs', 'workflows'),
-            layer('cli', 'workers', 'activities', 'host', 'configs', 'workflows'),
           ],
         },
       ],

@@ -28,7 +28,7 @@ export interface RunRecord {
 
 /** Read the config on this host, check it strictly, resolve its defaults, and keep it as the run's `run.json`. */
 export async function loadConfig(input: LoadConfigInput, { settings, run, runName }: StageContext): Promise<LoadConfigResult> {
-  const config = await readConfig(input.config, {
+  const config = readConfig(input.config, {
     configsFolder: settings.configsFolder,
     root: checkout,
     allowedRoots: settings.dataRoots,

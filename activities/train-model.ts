@@ -9,6 +9,7 @@ import { followTraining, type HangLimits, type TrainingEnd, type TrainingProgres
 import { signal as sendSignal, isAlive } from '../host/process-table.ts';
 import { runPython } from '../host/python.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
+import type { HostSettings } from '../host/settings.ts';
 import { oncePerInput } from '../host/stage-record.ts';
 import type { TrainingOptions } from '../host/training-config.ts';
 import { lossCurve, readEvents } from '../host/training-events.ts';
@@ -43,6 +44,7 @@ export interface TrainModelResult extends StageResult {
   cut: BatchCut;
 }
 
+const adapterFiles = ['adapter_config.json', 'adapter_model.safetensors'];
 const STOP_GRACE_MS = 10_000;
 const PAUSE_GRACE_MS = 120_000;
 const POLL_MS = 100;
@@ -52,7 +54,7 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
   const { environment, dataset } = input;
   const { run, signal } = context;
   const base = String(environment.training.model_name_or_path);
-  const { digest: baseDigest } = await runPython<{ digest: string }>('trainer/base_digest.py', [base], { cancelSignal: signal });
+  const { baseDigest } = await runPython<{ baseDigest: string }>('trainer/base_digest.py', [base], { cancelSignal: signal });
   const inputs = {
     options: withoutRunPaths(environment.training),
     dataset: dataset.digest,
@@ -60,7 +62,7 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
     versions: environment.versions,
   };
   return oncePerInput(
-    { folder: run.stages, stage: 'trainModel', inputs, outputs: ({ adapter }) => [join(adapter, 'adapter_config.json')] },
+    { folder: run.stages, stage: 'trainModel', inputs, outputs: ({ adapter }) => adapterFiles.map((name) => join(adapter, name)) },
     () => trainToTheEnd(input, digestOfValue(inputs), baseDigest, context),
   );
 }
@@ -75,7 +77,8 @@ async function trainToTheEnd(
   const ledger = await TrainingLedger.open(run, trainingDigest, owner, () => stopRunningTrainer(run));
   let cut = await rememberedCut(settings.home, environment.gpus, environment.training);
   for (;;) {
-    const trainer = (await findTrainer(run)) ?? (await startTrainer(run, { argv: trainerCommand(settings.home, run, context.attempt, cut), attempt: context.attempt, owner }));
+    const trainer = (await findTrainer(run)) ?? (await startTrainer(run, { argv: trainerCommand(settings, run, context.attempt, cut), attempt: context.attempt, owner }));
+    cut = cutIn(trainer.argv) ?? cut;
     let progress: TrainingProgress | undefined;
     const onProgress = (now: TrainingProgress) => context.report({ ...(progress = now) });
     const end = await followTraining(run, trainer, { signal: context.signal, onProgress, hang: hangLimits(config) }).catch(async (error: unknown) => {
@@ -86,6 +89,7 @@ async function trainToTheEnd(
       await rememberCut(settings.home, environment.gpus, environment.training, cut);
       return summarize(run, end.event, baseDigest, cut);
     }
+    if (!(await TrainingLedger.isOwner(run, owner))) throw new TemperError('TrainerError', 'Another attempt has taken this training over.');
     const next = end.kind === 'failed' && end.event.error === 'OutOfMemoryError' ? smallerCut(cut) : undefined;
     if (next === undefined) throw await failureOf(end, run, ledger, progress?.checkpointStep ?? 0);
     context.report({ outOfMemory: `${cut.microBatch} rows at once don't fit; going on with ${next.microBatch} × ${next.accumulation}` });
@@ -105,14 +109,21 @@ function withoutRunPaths({ output_dir: _output, dataset_dir: _data, model_name_o
   return options;
 }
 
-function trainerCommand(home: string, run: RunDirectory, attempt: number, cut: BatchCut): string[] {
+function trainerCommand(settings: HostSettings, run: RunDirectory, attempt: number, cut: BatchCut): string[] {
   return [
-    ...[trainerPython, join(checkout, 'trainer/train.py')],
+    ...(settings.trainerCommand ?? [trainerPython, join(checkout, 'trainer/train.py')]),
     ...['--config', run.trainConfig, '--output-dir', run.trainOutput],
     ...['--events', run.events, '--stop-file', run.stopRequest],
-    ...['--attempt', String(attempt), '--tokenized-cache', join(home, 'cache/tokenized')],
+    ...['--attempt', String(attempt), '--tokenized-cache', join(settings.home, 'cache/tokenized')],
     ...['--micro-batch', String(cut.microBatch), '--accumulation', String(cut.accumulation)],
   ];
+}
+
+/** The cut that a trainer was started with, maybe by an earlier attempt that had come down the ladder. */
+function cutIn(argv: string[]): BatchCut | undefined {
+  const valueOf = (flag: string) => Number(argv[argv.indexOf(flag) + 1]);
+  if (!argv.includes('--micro-batch') || !argv.includes('--accumulation')) return undefined;
+  return { microBatch: valueOf('--micro-batch'), accumulation: valueOf('--accumulation') };
 }
 
 /**

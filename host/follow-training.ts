@@ -48,7 +48,7 @@ const PACE_STEPS = 20;
 /** Follow a running trainer by its events until its process has ended; throws the signal's reason when it aborts, leaving the trainer alone. */
 export async function followTraining(run: RunDirectory, trainer: TrainerProcess, options: FollowOptions): Promise<TrainingEnd> {
   const reader = new EventReader(run.events);
-  const state = new TrainingState(trainer.pid);
+  const state = new TrainingState(trainer);
   for (;;) {
     options.signal.throwIfAborted();
     const alive = trainerIsAlive(trainer);
@@ -65,11 +65,15 @@ export async function followTraining(run: RunDirectory, trainer: TrainerProcess,
   }
 }
 
-/** What the events so far add up to, for the trainer with the given pid. */
+/**
+ * What the events so far add up to for one trainer: its own are those from its start on until another one starts. It may
+ * have no `started` among them: it can fail before, or find the training finished.
+ */
 export class TrainingState {
   end: TrainingEnd | undefined;
   readonly #pid: number;
-  #own = false;
+  readonly #startedAt: number;
+  #whose: 'earlier' | 'own' | 'later' = 'earlier';
   #phase: TrainingProgress['phase'] = 'starting';
   #step = 0;
   #maxSteps: number | null = null;
@@ -78,16 +82,18 @@ export class TrainingState {
   #pace: number[] = [];
   #lastSign = Date.now() / 1000;
 
-  constructor(pid: number) {
+  constructor({ pid, startedAt }: Pick<TrainerProcess, 'pid' | 'startedAt'>) {
     this.#pid = pid;
+    this.#startedAt = Date.parse(startedAt);
   }
 
   apply(event: TrainingEvent): void {
+    this.#place(event);
+    if (this.#whose === 'later') return;
     if (event.type === 'started') {
-      this.#own = event.pid === this.#pid;
       this.#pace = [];
-      this.end = undefined;
       this.#step = event.resumedAtStep;
+      this.#checkpointStep = event.resumedAtStep;
     }
     if (event.type === 'checkpoint') this.#checkpointStep = event.atStep;
     if (event.type === 'phase') this.#phase = event.phase;
@@ -97,8 +103,8 @@ export class TrainingState {
       this.#loss = event.loss;
       if (event.secondsPerStep !== undefined) this.#pace = [...this.#pace.slice(1 - PACE_STEPS), event.secondsPerStep];
     }
-    if (!this.#own) return;
-    this.#lastSign = Math.max(this.#lastSign, event.time);
+    if (this.#whose !== 'own') return;
+    this.#lastSign = Math.max(this.#lastSign, Date.parse(event.time) / 1000);
     if (event.type === 'finished') this.end = { kind: 'finished', event };
     if (event.type === 'failed') this.end = { kind: 'failed', event };
     if (event.type === 'interrupted') this.end = { kind: 'interrupted', event };
@@ -108,7 +114,7 @@ export class TrainingState {
     const secondsPerStep = median(this.#pace);
     const left = this.#maxSteps === null ? null : this.#maxSteps - this.#step;
     return {
-      phase: this.#own ? this.#phase : 'starting',
+      phase: this.#whose === 'earlier' ? 'starting' : this.#phase,
       step: this.#step,
       maxSteps: this.#maxSteps,
       loss: this.#loss,
@@ -122,10 +128,16 @@ export class TrainingState {
   /** Seconds without a sign of life when that is too long, else undefined. */
   overdueSeconds(limits: HangLimits, now = Date.now() / 1000): number | undefined {
     const pace = median(this.#pace);
-    const stepping = this.#own && this.#phase === 'training' && pace !== null;
+    const stepping = this.#whose === 'own' && this.#phase === 'training' && pace !== null;
     const limit = stepping ? Math.max(limits.minSeconds, limits.factor * pace) : limits.quietSeconds;
     const silent = now - this.#lastSign;
     return silent > limit ? Math.round(silent) : undefined;
+  }
+
+  #place(event: TrainingEvent): void {
+    const since = Date.parse(event.time) >= this.#startedAt;
+    if (since && event.type === 'started' && event.pid !== this.#pid) this.#whose = 'later';
+    else if (since && this.#whose === 'earlier') this.#whose = 'own';
   }
 }
 

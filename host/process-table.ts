@@ -39,14 +39,15 @@ export function descendantsOf(pid: number): number[] {
   return collect(pid);
 }
 
-/** SIGTERM, then SIGKILL to the process and all its descendants after `graceMs`; returns when the process is gone. */
+/** SIGTERM, then SIGKILL to the process and all its descendants after `graceMs`; returns when they are gone. */
 export async function stopTree(process: ProcessIdentity, graceMs: number): Promise<void> {
   const deadline = Date.now() + graceMs;
   signal(process, 'SIGTERM');
   while (isAlive(process) && Date.now() < deadline) await sleep(50);
   if (!isAlive(process)) return;
-  for (const pid of [process.pid, ...descendantsOf(process.pid)]) kill(pid, 'SIGKILL');
-  while (isAlive(process)) await sleep(20);
+  const tree = [process.pid, ...descendantsOf(process.pid)].flatMap((pid) => identify(pid) ?? []);
+  for (const { pid } of tree) kill(pid, 'SIGKILL');
+  while (tree.some(isAlive)) await sleep(20);
 }
 
 /** Send a signal to exactly this process; false when it is gone. */

@@ -91,9 +91,9 @@ async function startServer(kind: string, script: string, args: string[], options
   await mkdir(options.folder, { recursive: true });
   const logFile = join(options.folder, `${kind}.log`);
   const readyFile = join(options.folder, `${kind}.ready.json`);
-  await rm(readyFile, { force: true });
   const processFile = join(options.folder, `${kind}.process.json`);
   await stopLeftover(processFile);
+  await rm(readyFile, { force: true });
   const pid = startDetached(trainerPython, [join(checkout, script), ...args, '--ready-file', readyFile], logFile, {
     PYTHONUNBUFFERED: '1',
   });

@@ -8,4 +8,6 @@ export interface HostSettings {
   dataRoots: string[];
   /** Heavy activities at once: one a GPU group. */
   gpuSlots: number;
+  /** For tests: the program that trains, instead of Python with `trainer/train.py`; it gets the same arguments. */
+  trainerCommand?: string[];
 }

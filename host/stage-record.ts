@@ -1,4 +1,4 @@
-import { stat } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestOfValue } from './digest.ts';
 import { readJson, writeJson } from './state-file.ts';
@@ -34,6 +34,7 @@ export async function oncePerInput<T>(options: StageOptions<T>, work: () => Prom
   const recorded = await readJson<StageRecord<T>>(path);
   if (recorded?.inputDigest === inputDigest && (await holds(recorded, options))) return recorded.result;
 
+  await rm(path, { force: true }); // the work may leave outputs half changed, and then an older record must not hold
   const startedAt = new Date().toISOString();
   const result = await work();
   const outputs: StageRecord<T>['outputs'] = {};

@@ -29,7 +29,8 @@ const KILL_AFTER_MS = 5_000;
 
 /**
  * Run a program to its end: no shell, its own process group, stdin empty. A non-zero exit is a result, not an error.
- * When `cancelSignal` aborts, the whole group gets SIGTERM and 5 s later SIGKILL, then the signal's reason is thrown.
+ * When `cancelSignal` aborts or `timeoutMs` has passed, the whole group gets SIGTERM and 5 s later SIGKILL; after an abort
+ * the signal's reason is thrown, once nothing of the group is left.
  */
 export async function runProgram(file: string, args: string[], options: ProgramOptions = {}): Promise<ProgramResult> {
   options.cancelSignal?.throwIfAborted();
@@ -40,10 +41,11 @@ export async function runProgram(file: string, args: string[], options: ProgramO
     maxBuffer: 20_000_000,
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.env === undefined ? {} : { env: options.env }),
-    ...(options.timeoutMs === undefined ? {} : { timeout: options.timeoutMs }),
   });
-  const stop = () => void killGroup(subprocess);
+  let stopping: Promise<void> | undefined;
+  const stop = () => void (stopping ??= killGroup(subprocess));
   options.cancelSignal?.addEventListener('abort', stop, { once: true });
+  const timer = options.timeoutMs === undefined ? undefined : setTimeout(stop, options.timeoutMs);
   try {
     if (options.onLine) for await (const line of subprocess.iterable()) options.onLine(line);
     const result = await subprocess;
@@ -56,7 +58,9 @@ export async function runProgram(file: string, args: string[], options: ProgramO
       startError: result.exitCode === undefined && result.signal === undefined ? result.shortMessage : undefined,
     };
   } finally {
+    clearTimeout(timer);
     options.cancelSignal?.removeEventListener('abort', stop);
+    await stopping;
   }
 }
 
@@ -83,15 +87,17 @@ export function lastLines(text: string, count: number): string {
 async function killGroup(subprocess: ResultPromise): Promise<void> {
   const { pid } = subprocess;
   if (pid === undefined) return;
+  const deadline = Date.now() + KILL_AFTER_MS;
   signalGroup(pid, 'SIGTERM');
-  await sleep(KILL_AFTER_MS, undefined, { ref: false });
+  while (signalGroup(pid, 0) && Date.now() < deadline) await sleep(50);
   signalGroup(pid, 'SIGKILL');
 }
 
-function signalGroup(pid: number, signal: NodeJS.Signals): void {
+/** Signal 0 only asks; false when the group has ended. */
+function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
   try {
-    process.kill(-pid, signal);
+    return process.kill(-pid, signal);
   } catch {
-    // the group has ended
+    return false;
   }
 }

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { join } from 'node:path';
 import { checkout, trainerPython } from './checkout.ts';
 import { TemperError } from './errors.ts';
-import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
+import { identify, isAlive, signal, stopTree, type ProcessIdentity } from './process-table.ts';
 import type { RunDirectory } from './run-directory.ts';
 import { readJson } from './state-file.ts';
 import { startDetached } from './subprocess.ts';
@@ -25,7 +25,8 @@ export interface TrainerExit {
   finishedAt: string;
 }
 
-const KEEPER_GRACE_SECONDS = 10;
+/** Shorter than a cancel's patience, so that the keeper does the killing and writes the end down. */
+const KEEPER_GRACE_SECONDS = 8;
 const LOCK_WAIT_SECONDS = 30;
 
 /** The trainer that runs on this run's folder now, whoever started it. */
@@ -46,8 +47,8 @@ export function trainerIsAlive(trainer: TrainerProcess): boolean {
 }
 
 /**
- * Start a trainer below a keeper that outlives this process, and wait for its `process.json`.
- * Throws HostError when another trainer holds the folder's lock or the keeper can't start.
+ * Start a trainer below a keeper that outlives this process, and wait for its `process.json`; returns the trainer of
+ * another start that was faster, since a folder has one. Throws HostError when the keeper can't start.
  */
 export async function startTrainer(
   run: RunDirectory,
@@ -63,10 +64,15 @@ export async function startTrainer(
   const pid = startDetached(trainerPython, keeperArgs, run.trainerLog, { PYTHONUNBUFFERED: '1' });
   const keeper = identify(pid);
   for (;;) {
+    const keeperIsAlive = keeper !== undefined && isAlive(keeper);
     const now = await readJson<TrainerProcess>(run.process);
     const isNew = now !== undefined && (now.pid !== before?.pid || now.startTime !== before.startTime);
     if (isNew && now.keeper.pid === pid) return now;
-    if (keeper === undefined || !isAlive(keeper)) {
+    if (now !== undefined && trainerIsAlive(now)) {
+      if (keeper !== undefined) signal(keeper, 'SIGTERM');
+      return now;
+    }
+    if (!keeperIsAlive) {
       throw new TemperError('HostError', `The trainer could not be started in ${run.train}; its log says why: ${run.trainerLog}`);
     }
     await sleep(25);

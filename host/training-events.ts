@@ -1,10 +1,10 @@
 import { open } from 'node:fs/promises';
 import type { ErrorName } from './errors.ts';
 
-/** A line of `train/events.jsonl`, as `trainer/events.py` writes it; `time` is in seconds since the epoch. */
+/** A line of `train/events.jsonl`, as `trainer/events.py` writes it; `time` is an ISO time in UTC. */
 export type TrainingEvent =
-  | { type: 'started'; attempt: number; pid: number; resumedFrom: string | null; resumedAtStep: number; time: number }
-  | { type: 'phase'; phase: TrainingPhase; time: number }
+  | { type: 'started'; attempt: number; pid: number; resumedFrom: string | null; resumedAtStep: number; time: string }
+  | { type: 'phase'; phase: TrainingPhase; time: string }
   | {
       type: 'step';
       step: number;
@@ -16,11 +16,11 @@ export type TrainingEvent =
       tokens?: number;
       memoryReservedBytes?: number;
       secondsPerStep?: number;
-      time: number;
+      time: string;
     }
-  | { type: 'checkpoint'; checkpoint: string; atStep: number; sizeBytes: number; time: number }
-  | { type: 'damagedCheckpoint'; checkpoint: string; reason: string; movedTo: string; time: number }
-  | { type: 'evaluation'; atStep: number; evalLoss: number | null; time: number }
+  | { type: 'checkpoint'; checkpoint: string; atStep: number; sizeBytes: number; time: string }
+  | { type: 'damagedCheckpoint'; checkpoint: string; reason: string; movedTo: string; time: string }
+  | { type: 'evaluation'; atStep: number; evalLoss: number | null; time: string }
   | {
       type: 'finished';
       atStep: number;
@@ -28,10 +28,10 @@ export type TrainingEvent =
       stopped: boolean;
       adapter: string;
       trainableParameters?: number;
-      time: number;
+      time: string;
     }
-  | { type: 'interrupted'; atStep: number; signal: string; time: number }
-  | { type: 'failed'; error: ErrorName; exception: string; message: string; traceback: string[]; time: number };
+  | { type: 'interrupted'; atStep: number; signal: string; time: string }
+  | { type: 'failed'; error: ErrorName; exception: string; message: string; traceback: string[]; time: string };
 
 export type TrainingPhase =
   | 'importing'
@@ -73,10 +73,13 @@ export async function readEvents(path: string): Promise<TrainingEvent[]> {
   return new EventReader(path).read();
 }
 
-/** One point a step, the last attempt's where a resume trained a step again; ordered by step. */
+/** One point a step of the training that counts: a resume drops what was trained past its checkpoint; ordered by step. */
 export function lossCurve(events: TrainingEvent[]): { step: number; loss: number | null }[] {
   const curve = new Map<number, number | null>();
-  for (const event of events) if (event.type === 'step') curve.set(event.step, event.loss);
+  for (const event of events) {
+    if (event.type === 'started') for (const step of curve.keys()) if (step > event.resumedAtStep) curve.delete(step);
+    if (event.type === 'step') curve.set(event.step, event.loss);
+  }
   return [...curve].map(([step, loss]) => ({ step, loss })).sort((a, b) => a.step - b.step);
 }
 

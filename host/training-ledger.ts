@@ -36,7 +36,7 @@ export class TrainingLedger {
     const same = before?.trainingDigest === trainingDigest;
     if (!same) {
       await stopOther();
-      await setAside(run, before?.trainingDigest ?? 'unknown');
+      await setAside(run, before?.trainingDigest);
     }
     const ledger = new TrainingLedger(run, { trainingDigest, owner, crashes: same ? before.crashes : [] });
     await ledger.#save();
@@ -61,13 +61,13 @@ export class TrainingLedger {
   }
 }
 
-/** Move output, events and log of another training into a folder of their own beside. */
-async function setAside(run: RunDirectory, trainingDigest: string): Promise<void> {
-  const leftovers = [run.trainOutput, run.events, run.trainerLog, run.stopRequest];
+/** Move output, events and log of another training into a folder of their own beside; before the first, a stop request is this one's. */
+async function setAside(run: RunDirectory, trainingDigest: string | undefined): Promise<void> {
+  const leftovers = [run.trainOutput, run.events, run.trainerLog, ...(trainingDigest === undefined ? [] : [run.stopRequest])];
   const there = await Promise.all(leftovers.map((path) => stat(path).then(() => path, () => undefined)));
   const found = there.filter((path) => path !== undefined);
   if (found.length === 0) return;
-  const folder = join(run.train, `superseded-${trainingDigest.slice(0, 8)}-${Date.now()}`);
+  const folder = join(run.train, `superseded-${trainingDigest?.slice(0, 8) ?? 'unknown'}-${Date.now()}`);
   await mkdir(folder, { recursive: true });
   for (const path of found) await rename(path, join(folder, basename(path)));
 }

@@ -4,7 +4,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runDirectory } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
-import { findTrainer, stopTrainer } from '../host/trainer-process.ts';
+import { findTrainer, stopTrainer, type TrainerProcess } from '../host/trainer-process.ts';
 
 const INTERVAL_MS = 10_000;
 const STOP_GRACE_MS = 10_000;
@@ -28,15 +28,19 @@ export function watchOrphanedTrainers(settings: HostSettings, connection: Native
 
 async function stopOrphans({ home }: HostSettings, client: Client): Promise<void> {
   for (const runName of await readdir(join(home, 'runs')).catch(() => [])) {
-    const trainer = await findTrainer(runDirectory(home, runName));
+    const trainer = await trainerOf(home, runName).catch(() => undefined); // not a run's folder: the others matter
     if (trainer !== undefined && (await isClosed(client, runName))) await stopTrainer(trainer, STOP_GRACE_MS);
   }
 }
 
-/** A workflow that the server does not know is not closed: this may be another server than the one the run began on. */
+async function trainerOf(home: string, runName: string): Promise<TrainerProcess | undefined> {
+  return findTrainer(runDirectory(home, runName));
+}
+
+/** A paused workflow is not closed; nor is one that the server does not know: this may be another server than the one the run began on. */
 async function isClosed(client: Client, workflowId: string): Promise<boolean> {
   try {
-    return (await client.workflow.getHandle(workflowId).describe()).status.name !== 'RUNNING';
+    return (await client.workflow.getHandle(workflowId).describe()).closeTime !== undefined;
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) return false;
     throw error;

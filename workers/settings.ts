@@ -6,15 +6,16 @@ import { TemperError } from '../host/errors.ts';
 /**
  * This host's settings from its environment: TEMPER_HOME (default `.temper` in the checkout), TEMPER_CONFIGS (default
  * `configs`), TEMPER_DATA_ROOTS (folders with `:` between, default the checkout, TEMPER_HOME and /data), TEMPER_GPU_SLOTS (1).
+ * A variable that is set to nothing counts as not set.
  */
 export function readSettings(env: NodeJS.ProcessEnv = process.env): HostSettings {
-  const home = resolve(env.TEMPER_HOME ?? join(checkout, '.temper'));
-  const roots = env.TEMPER_DATA_ROOTS?.split(':').filter((root) => root !== '').map((root) => resolve(root));
+  const home = resolve(env.TEMPER_HOME || join(checkout, '.temper'));
+  const roots = (env.TEMPER_DATA_ROOTS || undefined)?.split(':').filter((root) => root !== '').map((root) => resolve(root));
   return {
     home,
-    configsFolder: resolve(env.TEMPER_CONFIGS ?? join(checkout, 'configs')),
+    configsFolder: resolve(env.TEMPER_CONFIGS || join(checkout, 'configs')),
     dataRoots: roots === undefined ? [checkout, home, '/data'] : [...roots, home],
-    gpuSlots: positiveInteger('TEMPER_GPU_SLOTS', env.TEMPER_GPU_SLOTS ?? '1'),
+    gpuSlots: positiveInteger('TEMPER_GPU_SLOTS', env.TEMPER_GPU_SLOTS || '1'),
   };
 }
 
