@@ -9,6 +9,7 @@ from typing import Any
 from protocol import TemperError
 
 TRACEBACK_LINES = 15
+MESSAGE_LENGTH = 800
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "cannot allocate memory")
 DISK_FULL = ("no space left on device", "disk quota exceeded", "os error 28", "os error 122")
@@ -72,6 +73,10 @@ def failure_of(exception: BaseException, phase: str) -> Failure:
         return Failure(named.type, class_name(named), what_was_said(named), last_lines(exception), named.details)
     first = causes[0]
     said = what_was_said(first) or class_name(first)
+    cause = what_was_said(root) if (root := deepest_cause(first)) is not first else ""
+    if cause and cause not in said:
+        said = f"{said.rstrip('.')}: {cause}"
+    said = said if len(said) <= MESSAGE_LENGTH else said[: MESSAGE_LENGTH - 1] + "…"
     hint = next((hint for sign, hint in KNOWN_TRAPS if any(sign in str(cause).lower() for cause in causes)), None)
     message = f"{type(first).__name__} while {phase}: {said}" + (f" ({hint})" if hint else "")
     return Failure(error_type(causes, phase), class_name(first), message, last_lines(exception))
@@ -119,6 +124,13 @@ def chain(exception: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
+
+
+def deepest_cause(exception: BaseException) -> BaseException:
+    """The exception at the bottom of "raise … from …"; one merely raised while another was handled stays the first."""
+    while exception.__cause__ is not None:
+        exception = exception.__cause__
+    return exception
 
 
 def class_name(exception: BaseException) -> str:

@@ -54,23 +54,43 @@ def report_phases(run: TrainingRun, check_rows: Callable[[dict[str, Any]], None]
 
 
 def name_rows_that_end_training() -> None:
-    """A StopIteration in the collator reads as an epoch's end, and training "succeeds" early: an error instead."""
+    """Name the row whose pictures and picture tokens don't match.
+
+    When that surfaces as a StopIteration, the Trainer takes it for the end of an epoch and training "succeeds" early.
+    """
     collator = llamafactory.data.collator.MultiModalDataCollatorForSeq2Seq
     collate = collator.__call__
 
     @functools.wraps(collate)
     def collate_or_say(self: Any, features: list[dict[str, Any]]) -> Any:
-        rows = [feature["input_ids"] for feature in features]
+        rows = [(feature["input_ids"], list(feature.get("images") or [])) for feature in features]
         try:
             return collate(self, features)
-        except StopIteration as error:
-            texts = [self.tokenizer.decode(row)[-300:] for row in rows]
-            raise RowError(
-                "a row has more picture tokens in its text than pictures; take special tokens such as <|image_pad|> "
-                f"out of the text. One of the rows that end in: {texts}",
-            ) from error
+        except (StopIteration, RuntimeError, ValueError) as error:
+            fault = next((said for row in rows if (said := picture_fault(self, *row))), None)
+            if fault is None and isinstance(error, StopIteration):
+                fault = "the rows of a batch have more picture or video tokens than pictures and videos"
+            if fault is None:
+                raise
+            raise RowError(fault) from error
 
     collator.__call__ = collate_or_say
+
+
+def picture_fault(collator: Any, tokens: list[int], pictures: list[Any]) -> str | None:
+    """How a tokenized row's runs of picture tokens differ in number from its pictures, or None."""
+    picture = collator.tokenizer.convert_tokens_to_ids(collator.template.mm_plugin.image_token)
+    runs = sum(1 for before, token in zip([None, *tokens], tokens, strict=False) if token == picture != before)
+    if runs == len(pictures):
+        return None
+    which = f"the row with {pictures[0]}" if pictures else "a row without pictures"
+    words = collator.tokenizer.decode([token for token in tokens if token != picture])[-200:]
+    why = (
+        "take special tokens such as <|image_pad|> out of its text"
+        if runs > len(pictures)
+        else "its end was cut off at cutoff_len: raise cutoff_len or lower image_max_pixels"
+    )
+    return f"{which} has {len(pictures)} pictures and places for {runs}: {why}. It ends in {words!r}"
 
 
 def carry_on_from_the_last_step() -> None:
