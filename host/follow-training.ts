@@ -104,7 +104,7 @@ export class TrainingState {
       if (event.secondsPerStep !== undefined) this.#pace = [...this.#pace.slice(1 - PACE_STEPS), event.secondsPerStep];
     }
     if (this.#whose !== 'own') return;
-    this.#lastSign = Math.max(this.#lastSign, Date.parse(event.time) / 1000);
+    this.#lastSign = Math.max(this.#lastSign, event.time);
     if (event.type === 'finished') this.end = { kind: 'finished', event };
     if (event.type === 'failed') this.end = { kind: 'failed', event };
     if (event.type === 'interrupted') this.end = { kind: 'interrupted', event };
@@ -135,7 +135,7 @@ export class TrainingState {
   }
 
   #place(event: TrainingEvent): void {
-    const since = Date.parse(event.time) >= this.#startedAt;
+    const since = Math.round(event.time * 1000) >= this.#startedAt;
     if (since && event.type === 'started' && event.pid !== this.#pid) this.#whose = 'later';
     else if (since && this.#whose === 'earlier') this.#whose = 'own';
   }

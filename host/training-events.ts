@@ -1,10 +1,10 @@
 import { open } from 'node:fs/promises';
 import type { ErrorName } from './errors.ts';
 
-/** A line of `train/events.jsonl`, as `trainer/events.py` writes it; `time` is an ISO time in UTC. */
+/** A line of `train/events.jsonl`, as `trainer/events.py` writes it; `time` is in seconds since the epoch. */
 export type TrainingEvent =
-  | { type: 'started'; attempt: number; pid: number; resumedFrom: string | null; resumedAtStep: number; time: string }
-  | { type: 'phase'; phase: TrainingPhase; time: string }
+  | { type: 'started'; attempt: number; pid: number; resumedFrom: string | null; resumedAtStep: number; time: number }
+  | { type: 'phase'; phase: TrainingPhase; time: number }
   | {
       type: 'step';
       step: number;
@@ -16,11 +16,11 @@ export type TrainingEvent =
       tokens?: number;
       memoryReservedBytes?: number;
       secondsPerStep?: number;
-      time: string;
+      time: number;
     }
-  | { type: 'checkpoint'; checkpoint: string; atStep: number; sizeBytes: number; time: string }
-  | { type: 'damagedCheckpoint'; checkpoint: string; reason: string; movedTo: string; time: string }
-  | { type: 'evaluation'; atStep: number; evalLoss: number | null; time: string }
+  | { type: 'checkpoint'; checkpoint: string; atStep: number; sizeBytes: number; time: number }
+  | { type: 'damagedCheckpoint'; checkpoint: string; reason: string; movedTo: string; time: number }
+  | { type: 'evaluation'; atStep: number; evalLoss: number | null; time: number }
   | {
       type: 'finished';
       atStep: number;
@@ -28,10 +28,10 @@ export type TrainingEvent =
       stopped: boolean;
       adapter: string;
       trainableParameters?: number;
-      time: string;
+      time: number;
     }
-  | { type: 'interrupted'; atStep: number; signal: string; time: string }
-  | { type: 'failed'; error: ErrorName; exception: string; message: string; traceback: string[]; time: string };
+  | { type: 'interrupted'; atStep: number; signal: string; time: number }
+  | { type: 'failed'; error: ErrorName; exception: string; message: string; traceback: string[]; time: number };
 
 export type TrainingPhase =
   | 'importing'
