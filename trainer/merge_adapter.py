@@ -61,12 +61,12 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
     inputs = {"format": 1, "base": digest, "adapter": adapter.digest, "dtype": options.dtype, "clamp": options.clamp}
 
     # Only now torch, whose import takes longer than all the checks above.
+    device = choose_device(options.device)
     from merge.convert import Converter, refuse_unconvertible, shard_of
     from merge.rounding import Rounder
 
     shards = [shard_of(file.path.name, group, target) for file, group in zip(files, tensors, strict=True)]
     refuse_unconvertible(shards)
-    device = choose_device(options.device)
     converter = Converter(Rounder(device, options.clamp), sum(shard.size for shard in shards), protocol.progress)
     with OutputFolder(options.out, digest_of(inputs), options.owner) as folder:
         for name, text in content.items():
@@ -115,12 +115,13 @@ def _file_size(group: list[OutputTensor], target: str | None) -> int:
 
 def choose_device(name: str) -> Any:
     """The torch device; `auto` is the processor, which keeps up with a disk and starts at once."""
+    # Blocks, not the parts of one operation, are shared out over threads.
+    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
         raise TemperError("HostError", "there is no GPU that PyTorch can use: leave --device out, or mend the driver")
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), 8)))
     return torch.device("cuda" if name == "cuda" else "cpu")
 
 

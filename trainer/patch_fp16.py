@@ -128,13 +128,14 @@ def _in_place(options: Options, files: list[SafetensorsFile], protocol: Protocol
 def _converter(
     options: Options, config: dict[str, Any], files: list[SafetensorsFile], protocol: Protocol
 ) -> tuple[Any, list[Any]]:
+    device = choose_device(options.device)
     from merge.convert import Converter, refuse_unconvertible, shard_of
     from merge.rounding import Rounder
 
     groups, _ = plan(files, None, config)
     shards = [shard_of(file.path.name, group, "F16") for file, group in zip(files, groups, strict=True)]
     refuse_unconvertible(shards)
-    rounder = Rounder(choose_device(options.device), options.clamp)
+    rounder = Rounder(device, options.clamp)
     return Converter(rounder, sum(shard.size for shard in shards), protocol.progress), shards
 
 

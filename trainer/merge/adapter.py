@@ -47,6 +47,11 @@ class OutputTensor:
     source: StoredTensor
     change: Change | None
 
+    @property
+    def origin(self) -> StoredTensor:
+        """Where the values lie that the adapter adds to: its own full copy, if it has one."""
+        return self.change.replacement if self.change and self.change.replacement else self.source
+
 
 @dataclass(frozen=True)
 class Adapter:

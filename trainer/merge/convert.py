@@ -1,20 +1,25 @@
 """The one pass over a model's tensors that merging, converting and checking share."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from merge.adapter import OutputTensor
 from merge.rounding import Counts, Factors, Rounder
 from merge.safetensors_file import FLOATS, ITEM_BYTES, StoredTensor, make_header
-from merge.stream import Piece, ShardWriter, read_ahead
+from merge.stream import ShardWriter, in_order, read_into
 from protocol import TemperError
 
-# A block fits the processor's caches, and bounds the memory of a tensor of any size.
-BLOCK_VALUES = 1 << 20
-BLOCK_BYTES = BLOCK_VALUES * 4
+# A block fits a processor's cache, or is worth a GPU's trouble, and bounds the memory of a tensor of any size.
+BLOCK_VALUES = {"cpu": 1 << 18, "cuda": 1 << 22}
+MOST_THREADS = 8
 PROGRESS_SECONDS = 0.5
 
 ToProgress = Callable[[int, int, str, str | None], None]
@@ -31,6 +36,20 @@ class Shard:
     size: int
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of a tensor small enough to work on: its bytes in an open file, and its place in the tensor."""
+
+    tensor: OutputTensor
+    kind: str
+    factors: Factors | None
+    descriptor: int
+    offset: int
+    size: int
+    first_row: int
+    last: bool
+
+
 @dataclass
 class Converter:
     """Runs the pass; `done` of `total` counts output bytes, for the progress lines."""
@@ -38,6 +57,7 @@ class Converter:
     rounder: Rounder
     total: int
     progress: ToProgress
+    threads: int = field(default_factory=lambda: min(MOST_THREADS, len(os.sched_getaffinity(0))))
     done: int = 0
     _reported: float = field(default=0.0)
 
@@ -61,25 +81,45 @@ class Converter:
     def _pass(self, shard: Shard, write: Callable[[memoryview], None]) -> dict[str, Counts]:
         counts = {tensor.name: Counts() for tensor in shard.tensors}
         self._advance(len(shard.header), shard.name)
-        typed = zip(shard.tensors, shard.types, strict=True)
-        pieces = ((tensor, kind, piece) for tensor, kind in typed for piece in _pieces(tensor))
-        current: OutputTensor | None = None
-        factors: Factors | None = None
-        for tensor, kind, piece, raw in _zip_reads(pieces):
-            if tensor is not current:
-                current = tensor
-                factors = _factors(self.rounder, tensor)
-            if kind not in FLOATS:
-                write(raw)
-                self._advance(piece.size, shard.name)
-                continue
-            columns = _columns(tensor.source)
-            data, block = self.rounder.round(raw, _origin(tensor).dtype, kind, columns, factors, piece.first_row)
-            counts[tensor.name].add(block)
-            self._judge(tensor, counts[tensor.name], kind)
-            write(data)
-            self._advance(len(data), shard.name)
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(self.threads, "block", torch.set_num_threads, (1,)))
+            for block, (data, added) in in_order(pool, self._work, self._blocks(shard, stack), self.threads + 2):
+                counts[block.tensor.name].add(added)
+                if block.last:
+                    self._judge(block.tensor, counts[block.tensor.name], block.kind)
+                write(data)
+                self._advance(len(data), shard.name)
         return counts
+
+    def _work(self, block: Block) -> tuple[memoryview, Counts]:
+        """Read, add and round one block, in a thread of the pool."""
+        raw = memoryview(bytearray(block.size))
+        read_into(block.descriptor, raw, block.offset)
+        if block.kind not in FLOATS:
+            return raw, Counts()
+        origin = block.tensor.origin
+        columns = _columns(block.tensor.source)
+        return self.rounder.round(raw, origin.dtype, block.kind, columns, block.factors, block.first_row)
+
+    def _blocks(self, shard: Shard, stack: ExitStack) -> Iterator[Block]:
+        """Whole rows, as many as fit a block; a tensor that nothing but rounding happens to is cut anywhere."""
+        descriptors: dict[Path, int] = {}
+        for tensor, kind in zip(shard.tensors, shard.types, strict=True):
+            source = tensor.origin
+            if source.file not in descriptors:
+                descriptors[source.file] = os.open(source.file, os.O_RDONLY)
+                stack.callback(os.close, descriptors[source.file])
+            item = ITEM_BYTES[source.dtype]
+            change = tensor.change
+            factors = self.rounder.factors(change) if change and (change.down or change.added) else None
+            columns = _columns(source) if change and change.down else 1
+            total = source.elements // columns if source.elements else 0
+            rows = max(1, BLOCK_VALUES[self.rounder.device.type] // columns)
+            for first in range(0, total, rows):
+                size = min(rows, total - first) * columns * item
+                offset = source.offset + first * columns * item
+                last = first + rows >= total
+                yield Block(tensor, kind, factors, descriptors[source.file], offset, size, first, last)
 
     def _judge(self, tensor: OutputTensor, counts: Counts, kind: str) -> None:
         if counts.non_finite:
@@ -125,45 +165,8 @@ def refuse_unconvertible(shards: list[Shard]) -> None:
                 )
 
 
-def _zip_reads(
-    pieces: Iterator[tuple[OutputTensor, str, Piece]],
-) -> Iterator[tuple[OutputTensor, str, Piece, memoryview]]:
-    waiting: list[tuple[OutputTensor, str]] = []
-
-    def remembered() -> Iterator[Piece]:
-        for tensor, kind, piece in pieces:
-            waiting.append((tensor, kind))
-            yield piece
-
-    for piece, raw in read_ahead(remembered(), BLOCK_BYTES):
-        tensor, kind = waiting.pop(0)
-        yield tensor, kind, piece, raw
-
-
-def _pieces(tensor: OutputTensor) -> Iterator[Piece]:
-    """Whole rows, as many as fit a block; a tensor that nothing but rounding happens to is cut anywhere."""
-    source = _origin(tensor)
-    item = ITEM_BYTES[source.dtype]
-    by_rows = tensor.change is not None and tensor.change.down is not None
-    columns = _columns(source) if by_rows else 1
-    rows = max(1, BLOCK_VALUES // columns)
-    total = source.elements // columns if source.elements else 0
-    for first in range(0, total, rows):
-        count = min(rows, total - first)
-        yield Piece(source.file, source.offset + first * columns * item, count * columns * item, first)
-
-
 def _columns(tensor: StoredTensor) -> int:
     return tensor.elements // tensor.shape[0] if len(tensor.shape) > 1 and tensor.shape[0] else 1
-
-
-def _origin(tensor: OutputTensor) -> StoredTensor:
-    return tensor.change.replacement if tensor.change and tensor.change.replacement else tensor.source
-
-
-def _factors(rounder: Rounder, tensor: OutputTensor) -> Factors | None:
-    change = tensor.change
-    return rounder.factors(change) if change and (change.down or change.added) else None
 
 
 def _blame(tensor: OutputTensor) -> str:

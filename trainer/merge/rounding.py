@@ -1,6 +1,7 @@
 """The arithmetic of a merge: fp32 throughout, rounded once, every value accounted for."""
 
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,18 @@ BITS = {
 
 @dataclass
 class Counts:
-    """What rounding did to one tensor; `largest` is the largest finite magnitude that overflowed."""
+    """What rounding did to one tensor, in values.
+
+    `changed`, where the adapter adds to the tensor, differ from the base's own values rounded; `largest` is the
+    largest finite magnitude that overflowed.
+    """
 
     values: int = 0
     overflow: int = 0
     underflow: int = 0
     subnormal: int = 0
     non_finite: int = 0
+    changed: int | None = None
     largest: float = 0.0
 
     def add(self, other: "Counts") -> None:
@@ -35,6 +41,8 @@ class Counts:
         self.underflow += other.underflow
         self.subnormal += other.subnormal
         self.non_finite += other.non_finite
+        if other.changed is not None:
+            self.changed = (self.changed or 0) + other.changed
         self.largest = max(self.largest, other.largest)
 
     def as_json(self) -> dict[str, Any]:
@@ -45,10 +53,11 @@ class Counts:
             "subnormal": self.subnormal,
             "nonFinite": self.non_finite,
         }
+        row |= {"changed": self.changed} if self.changed is not None else {}
         return row | {"largest": self.largest} if self.overflow else row
 
 
-@dataclass
+@dataclass(frozen=True)
 class Factors:
     """One tensor's share of the adapter, in fp32 on the computing device; rows of it are used block by block."""
 
@@ -58,12 +67,13 @@ class Factors:
     magnitude: torch.Tensor | None = None
     added: torch.Tensor | None = None
 
-    def apply(self, values: torch.Tensor, first_row: int) -> None:
+    def apply(self, values: torch.Tensor, first_row: int, scratch: torch.Tensor) -> None:
         """Change fp32 `values` (rows, columns), whose first row is `first_row` of the tensor, in place."""
         rows = slice(first_row, first_row + values.shape[0])
         if self.up is not None and self.down is not None:
             # The operations and their order are PEFT's, so that fp32 results agree to the last bit where sums do.
-            values.add_(torch.mm(self.up[rows], self.down).mul_(self.scale))
+            delta = torch.mm(self.up[rows], self.down, out=scratch.view(values.shape)).mul_(self.scale)
+            values.add_(delta)
             if self.magnitude is not None:
                 norm = torch.linalg.norm(values, dim=1)
                 values.mul_((self.magnitude[rows] / norm).unsqueeze(1))
@@ -71,13 +81,13 @@ class Factors:
             values.add_((self.added[rows] * self.scale).view(values.shape))
 
 
-@dataclass
 class Rounder:
-    """Turns blocks of stored values into blocks of the target type; buffers are reused from block to block."""
+    """Turns blocks of stored values into blocks of the target type; each thread has buffers of its own."""
 
-    device: torch.device
-    clamp: bool = False
-    _buffers: dict[Any, torch.Tensor] = field(default_factory=dict)
+    def __init__(self, device: torch.device, clamp: bool = False) -> None:
+        self.device = device
+        self.clamp = clamp
+        self._own = threading.local()
 
     def factors(self, change: Change) -> Factors:
         """Load what the adapter has for one tensor."""
@@ -91,29 +101,35 @@ class Rounder:
     def round(
         self, raw: memoryview, source: str, target: str, columns: int, factors: Factors | None, first_row: int
     ) -> tuple[memoryview, Counts]:
-        """The target-type bytes of one block of `source`-type values; the view is valid until the next call."""
+        """The target-type bytes of one block of `source`-type values, and what rounding did to it."""
         stored = torch.frombuffer(raw, dtype=TORCH_TYPES[source])
-        count = stored.numel()
-        values = self._buffer("values", torch.float32, count, self.device)
+        size = stored.numel()
+        result = torch.empty(size, dtype=TORCH_TYPES[target])
+        bits = result.view(torch.uint8).numpy().view(BITS[target][0])
+        values = self._buffer("values", torch.float32, size)
         values.copy_(stored)
-        if factors is not None:
-            factors.apply(values.view(-1, columns), first_row)
-        rounded = self._buffer("rounded", TORCH_TYPES[target], count, self.device)
-        rounded.copy_(values)
-        result = rounded
-        if self.device.type != "cpu":
-            result = self._buffer("result", TORCH_TYPES[target], count, torch.device("cpu"))
-            result.copy_(rounded)
-        kind = BITS[target][0]
-        bits = result.view(torch.uint8).numpy().view(kind)
         if factors is None:
-            before = _nonzero(stored, source)
+            nonzero = _nonzero(stored, source)
         else:
-            before = _nonzero(values, "F32") if values.device.type == "cpu" else int(torch.count_nonzero(values))
-        counts = _count(bits, target, before)
+            self._store(values, result)
+            unchanged = self._buffer("unchanged", TORCH_TYPES[target], size).copy_(result)
+            factors.apply(values.view(-1, columns), first_row, self._buffer("scratch", torch.float32, size))
+            nonzero = _nonzero(values, "F32") if self.device.type == "cpu" else int(torch.count_nonzero(values))
+        self._store(values, result)
+        counts = _count(bits, target, nonzero)
+        if factors is not None:
+            before = unchanged.cpu().view(torch.uint8).numpy().view(bits.dtype)
+            counts.changed = int(np.count_nonzero(before != bits))
         if counts.non_finite:
             self._judge(values, result, target, counts)
         return memoryview(bits).cast("B"), counts
+
+    def _store(self, values: torch.Tensor, result: torch.Tensor) -> None:
+        """Round once, where the arithmetic is, and bring the result to the processor's memory."""
+        if self.device.type == "cpu":
+            result.copy_(values)
+        else:
+            result.copy_(self._buffer("rounded", result.dtype, result.numel()).copy_(values))
 
     def _judge(self, values: torch.Tensor, result: torch.Tensor, target: str, counts: Counts) -> None:
         """Tell overflow from values that were not finite before; with `clamp` put overflow at the type's limit."""
@@ -137,11 +153,12 @@ class Rounder:
                 raise OSError(None, "shorter than its header says", str(tensor.file))
         return torch.frombuffer(raw, dtype=TORCH_TYPES[tensor.dtype]).view(tensor.shape).to(self.device, torch.float32)
 
-    def _buffer(self, use: str, dtype: torch.dtype, count: int, device: torch.device) -> torch.Tensor:
-        key = (use, dtype, device)
-        if key not in self._buffers or self._buffers[key].numel() < count:
-            self._buffers[key] = torch.empty(count, dtype=dtype, device=device)
-        return self._buffers[key][:count]
+    def _buffer(self, use: str, dtype: torch.dtype, size: int) -> torch.Tensor:
+        buffers: dict[tuple[str, torch.dtype], torch.Tensor] = self._own.__dict__
+        key = (use, dtype)
+        if key not in buffers or buffers[key].numel() < size:
+            buffers[key] = torch.empty(size, dtype=dtype, device=self.device)
+        return buffers[key][:size]
 
 
 def _count(bits: Any, target: str, nonzero_before: int) -> Counts:

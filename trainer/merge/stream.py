@@ -1,14 +1,14 @@
-"""Reading ahead and writing behind, so that disk, arithmetic and hashing work at the same time in little memory."""
+"""Working ahead and writing behind, so that disk, arithmetic and hashing go on at the same time in little memory."""
 
 import hashlib
 import mmap
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from protocol import TemperError, sync_folder
 
@@ -16,42 +16,37 @@ WRITE_BYTES = 8 * 1024 * 1024
 ALIGNMENT = 4096
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A range of a file to read; `first_row` is where in its tensor it begins."""
-
-    file: Path
-    offset: int
-    size: int
-    first_row: int = 0
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def read_ahead(pieces: Iterable[Piece], largest: int, depth: int = 4) -> Iterator[tuple[Piece, memoryview]]:
-    """Yield the pieces' bytes in order, reading on meanwhile; a view is valid until the next is asked for."""
-    buffers = [bytearray(largest) for _ in range(depth + 1)]
-    descriptors: dict[Path, int] = {}
+def in_order(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result, in the items' order, while the next `depth` are being worked on."""
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     try:
-        with ThreadPoolExecutor(1, "read") as reader:
-            pending: deque[tuple[Piece, Future[memoryview]]] = deque()
-            try:
-                for number, piece in enumerate(pieces):
-                    if piece.file not in descriptors:
-                        descriptors[piece.file] = os.open(piece.file, os.O_RDONLY)
-                        os.posix_fadvise(descriptors[piece.file], 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                    view = memoryview(buffers[number % len(buffers)])[: piece.size]
-                    pending.append((piece, reader.submit(_read, descriptors[piece.file], piece, view)))
-                    if len(pending) == depth:
-                        done, future = pending.popleft()
-                        yield done, future.result()
-                while pending:
-                    done, future = pending.popleft()
-                    yield done, future.result()
-            finally:
-                for _, future in pending:
-                    future.cancel()
+        for item in items:
+            pending.append((item, pool.submit(work, item)))
+            if len(pending) > depth:
+                done, future = pending.popleft()
+                yield done, future.result()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
     finally:
-        for descriptor in descriptors.values():
-            os.close(descriptor)
+        for _, future in pending:
+            future.cancel()
+
+
+def read_into(descriptor: int, view: memoryview, offset: int) -> None:
+    """Fill `view` from a file's `offset`; raises OSError if the file ends before."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(None, "a weight file became shorter while it was read")
+        done += count
 
 
 class ShardWriter:
@@ -152,13 +147,3 @@ def _write(descriptor: int, view: memoryview, position: int) -> int:
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], position + done)
     return done
-
-
-def _read(descriptor: int, piece: Piece, view: memoryview) -> memoryview:
-    done = 0
-    while done < piece.size:
-        count = os.preadv(descriptor, [view[done:]], piece.offset + done)
-        if count == 0:
-            raise OSError(None, "the file became shorter while it was read", str(piece.file))
-        done += count
-    return view
