@@ -13,10 +13,11 @@ import transformers.trainer
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+import picture_grids
 from checkpoints import checkpoints_of, files_of, mark_complete
 from failures import RowError
 from protocol import TemperError
-from run_callbacks import RunCallback, ended_by_early_stopping
+from run_callbacks import EvaluationCut, RunCallback, ended_by_early_stopping
 from token_mean_loss import TokenMeanTrainer
 from training_run import Interrupted, TrainingRun
 
@@ -27,11 +28,12 @@ KEEP_AT_LEAST = 2
 def install(run: TrainingRun, callback: RunCallback, check_rows: Callable[[dict[str, Any]], None]) -> None:
     """Replace what must be replaced, in this process. `check_rows` sees the datasets before the model is loaded."""
     workflow.CustomSeq2SeqTrainer = TokenMeanTrainer
+    picture_grids.install()
     report_phases(run, check_rows)
     name_rows_that_end_training()
     carry_on_from_the_last_step()
     save_verified_checkpoints(run, callback)
-    time_evaluations(run, callback)
+    watch_evaluations(run, callback)
 
 
 def report_phases(run: TrainingRun, check_rows: Callable[[dict[str, Any]], None]) -> None:
@@ -184,8 +186,9 @@ def require_space(output_dir: Path, trainer: Trainer) -> None:
         )
 
 
-def time_evaluations(run: TrainingRun, callback: RunCallback) -> None:
-    evaluate, finalize = Trainer.evaluate, Trainer._finalize_training
+def watch_evaluations(run: TrainingRun, callback: RunCallback) -> None:
+    evaluate, evaluate_in_training = Trainer.evaluate, Trainer._evaluate
+    finalize = Trainer._finalize_training
 
     @functools.wraps(evaluate)
     def evaluate_reported(self: Trainer, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -196,12 +199,23 @@ def time_evaluations(run: TrainingRun, callback: RunCallback) -> None:
         callback.time_from_here()
         return metrics
 
+    @functools.wraps(evaluate_in_training)
+    def evaluate_or_save(self: Trainer, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        try:
+            return evaluate_in_training(self, trial, *args, **kwargs)
+        except EvaluationCut:
+            if self.state.global_step > 0:
+                self._save_checkpoint(self.model_wrapped, trial)
+                self.callback_handler.on_save(self.args, self.state, self.control)
+            raise Interrupted from None
+
     @functools.wraps(finalize)
     def finalize_noting_early_stop(self: Trainer, *args: Any, **kwargs: Any) -> Any:
         run.stopped_early = ended_by_early_stopping(self.callback_handler.callbacks)
         return finalize(self, *args, **kwargs)
 
     Trainer.evaluate = evaluate_reported
+    Trainer._evaluate = evaluate_or_save
     Trainer._finalize_training = finalize_noting_early_stop
 
 

@@ -25,6 +25,10 @@ def guarded(body: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+class EvaluationCut(BaseException):
+    """A signal came during an evaluation of a training: nothing of it is worth waiting for."""
+
+
 class RunCallback(TrainerCallback):
     """Goes first in run_exp's callbacks; on every rank."""
 
@@ -96,6 +100,13 @@ class RunCallback(TrainerCallback):
                 dataset = name.removeprefix("eval_").removesuffix("loss").removesuffix("_")
                 named = {"dataset": dataset} if dataset else {}
                 self.run.events.emit("evaluation", atStep=state.global_step, evalLoss=value, **named)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Several ranks would have to agree at every step of the evaluation: they stop after it.
+        if self.run.signal is not None and args.world_size == 1:
+            raise EvaluationCut
 
     @guarded
     def on_train_end(

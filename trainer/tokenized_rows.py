@@ -5,12 +5,14 @@ tokenizer and processor files, every option but the ones known not to matter, an
 all, with its row counts and each file's size and SHA-256, and it is checked before it is read.
 """
 
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,19 @@ RECORD = "temper-rows.json"
 PACKAGES = ("llamafactory", "transformers", "tokenizers", "datasets", "pillow", "torchvision", "av")
 TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 HUB_KEYS = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+UNUSED_S = 30 * 24 * 3600
 MEDIA = ("images", "videos", "audios")
 # Options that don't shape a row. Anything not named here is part of the digest: an unknown option costs a new folder.
 NO_MATTER = {
-    "bf16", "ddp_find_unused_parameters", "ddp_timeout", "deepspeed", "do_eval", "do_train", "enable_liger_kernel",
+    "additional_target", "bf16", "dataset_dir", "ddp_find_unused_parameters", "ddp_timeout", "deepspeed",
+    "disable_gradient_checkpointing", "do_eval", "do_train", "early_stopping_steps", "enable_liger_kernel",
     "finetuning_type", "flash_attn", "fp16", "fsdp", "fsdp_config", "full_determinism", "gradient_accumulation_steps",
     "gradient_checkpointing", "group_by_length", "include_num_input_tokens_seen", "learning_rate",
-    "load_best_model_at_end", "max_grad_norm", "max_steps", "metric_for_best_model", "num_train_epochs", "optim",
-    "output_dir", "overwrite_cache", "overwrite_output_dir", "plot_loss", "preprocessing_num_workers", "pure_bf16",
-    "report_to", "resume_from_checkpoint", "run_name", "tokenized_path", "torch_compile", "use_cpu", "weight_decay",
-    "early_stopping_steps", "disable_gradient_checkpointing", "upcast_layernorm", "additional_target", "use_dora",
-    "use_rslora", "pissa_init", "neftune_noise_alpha", "logging_nan_inf_filter", "save_only_model",
+    "load_best_model_at_end", "logging_nan_inf_filter", "max_grad_norm", "max_steps", "media_dir",
+    "metric_for_best_model", "neftune_noise_alpha", "num_train_epochs", "optim", "output_dir", "overwrite_cache",
+    "overwrite_output_dir", "pissa_init", "plot_loss", "preprocessing_num_workers", "pure_bf16", "report_to",
+    "resume_from_checkpoint", "run_name", "save_only_model", "tokenized_path", "torch_compile", "upcast_layernorm",
+    "use_cpu", "use_dora", "use_rslora", "weight_decay",
 }  # fmt: skip
 NO_MATTER_PREFIXES = (
     "adam_", "dataloader_", "eval_steps", "eval_strategy", "freeze_", "logging_", "lora_", "lr_scheduler_",
@@ -59,6 +63,18 @@ def discard_if_damaged(folder: Path) -> str | None:
     return fault
 
 
+def tidy(cache_dir: Path, used: Path | None) -> None:
+    """Remove what crashed trainings left half-written, and rows that no training has used for a month."""
+    if used is not None and used.exists():
+        os.utime(used)
+    for entry in cache_dir.iterdir():
+        writer = entry.suffix.removeprefix(".")
+        abandoned = entry.name.startswith(".") and writer.isdigit() and not os.path.exists(f"/proc/{writer}")
+        unused = (entry / RECORD).exists() and time.time() - entry.stat().st_mtime > UNUSED_S
+        if abandoned or unused:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def save_whole(folder: Path) -> None:
     """Make datasets write the rows meant for `folder` under another name and rename them when they are durable."""
     from datasets import DatasetDict
@@ -78,7 +94,13 @@ def save_whole(folder: Path) -> None:
         }
         write_whole(building / RECORD, json.dumps(record, indent=1) + "\n")
         sync_tree(building)
-        os.rename(building, folder)
+        try:
+            os.rename(building, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Another run wrote the same rows meanwhile.
+            shutil.rmtree(building)
         sync_folder(folder.parent)
 
     DatasetDict.save_to_disk = save
@@ -111,7 +133,6 @@ def digest_of(config: dict[str, Any]) -> str | None:
     content = {
         "format": 1,
         "options": {**options, "model_name_or_path": os.path.realpath(model)},
-        "folders": [os.path.realpath(folder) for folder in (dataset_dir(config), media_dir(config))],
         "datasets": [
             (entry, [(os.path.basename(path), sha256(Path(path))) for path in files]) for entry, files in sources
         ],
@@ -159,6 +180,8 @@ def media_states(config: dict[str, Any], sources: list[tuple[dict[str, Any], lis
             except (ValueError, AttributeError):
                 return None
     digest = hashlib.sha256()
+    if any(not os.path.isabs(name) for name in states):
+        digest.update(f"{os.path.realpath(media_dir(config))}\0{os.getcwd()}\n".encode())
     for name in sorted(states):
         path = os.path.join(media_dir(config), name)
         try:

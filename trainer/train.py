@@ -14,13 +14,13 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
 import tokenized_rows
 from checkpoints import Verdict, manifest, manifest_fault, newest_verified, step_of
-from events import EventLog, now
+from events import EventLog
 from failures import failure_of
 from protocol import TemperError, write_whole
 from training_run import Interrupted, TrainingRun
@@ -29,6 +29,7 @@ FINISHED = "temper-finished.json"
 FINISHED_FILES = ("adapter_config.json", "config.json", "*.safetensors", "*.bin")
 PLAN = "TEMPER_TRAIN_PLAN"
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
+REPORTERS = {"wandb", "swanlab", "trackio", "mlflow", "neptune", "comet_ml", "clearml", "dvclive"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,11 +48,12 @@ def main(argv: list[str] | None = None) -> int:
             die_with_parent()
         return train(options, plan, run)
     except Interrupted:
-        events.emit("interrupted", atStep=run.step, signal=run.signal and run.signal.name)
+        # When one rank fails, torchrun ends the others with a signal: the failure is then the last word.
+        if not events.has_failed():
+            events.emit("interrupted", atStep=run.step, signal=run.signal and run.signal.name)
         return 143
     except BaseException as error:
         traceback.print_exc()
-        # Any rank may be the one that fails, and then the others are only told to end.
         report_failure(EventLog(options.events), error, run, rank)
         return 1
 
@@ -114,6 +116,8 @@ def make_plan(options: argparse.Namespace, events: EventLog) -> dict[str, Any]:
         rows = tokenized_rows.folder_for(config, options.tokenized_cache)
         if rows is not None and (fault := tokenized_rows.discard_if_damaged(rows)):
             print(f"tokenizing again: {fault}", flush=True)
+        tokenized_rows.tidy(options.tokenized_cache, rows)
+    shutil.rmtree(datasets_cache(output_dir), ignore_errors=True)
     arguments = {
         **config,
         **cut(options, config),
@@ -126,13 +130,18 @@ def make_plan(options: argparse.Namespace, events: EventLog) -> dict[str, Any]:
         "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "include_num_input_tokens_seen": True,
+        "include_num_input_tokens_seen": True if config.get("neat_packing") else "non_padding",
         # The datasets cache gives stale rows when a picture changes: never read it.
         "overwrite_cache": True,
     }
     if rows is not None:
         arguments["tokenized_path"] = str(rows)
     return {"arguments": arguments, "resumedAtStep": step, "rows": rows and str(rows)}
+
+
+def datasets_cache(output_dir: Path) -> Path:
+    """A cache of this training's own for the datasets library, emptied before and after."""
+    return output_dir.with_name(".datasets")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -188,7 +197,7 @@ def die_with_parent() -> None:
 def train(options: argparse.Namespace, plan: dict[str, Any], run: TrainingRun) -> int:
     run.step = plan["resumedAtStep"]
     rows = plan["rows"] and Path(plan["rows"])
-    work = run.output_dir.with_name(".datasets")
+    work = datasets_cache(run.output_dir)
     os.environ["HF_DATASETS_CACHE"] = str(work)
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     main_process = os.environ.get("RANK", "0") == "0"
@@ -245,7 +254,7 @@ def finish(run: TrainingRun) -> None:
     }
     if run.stopped_early:
         finished["stoppedEarly"] = True
-    marker = {"format": 1, "finished": finished, "finishedAt": now(), "files": manifest(run.output_dir, names)}
+    marker = {"format": 1, "finished": finished, "files": manifest(run.output_dir, names)}
     write_whole(run.output_dir / FINISHED, json.dumps(marker, indent=1) + "\n")
     run.events.emit("finished", **finished)
     run.events.sync()
@@ -277,5 +286,14 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def leave(code: int) -> NoReturn:
+    """Exit without taking torch apart, which takes seconds, unless a reporter has last words of its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if REPORTERS & sys.modules.keys():
+        sys.exit(code)
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -130,9 +130,10 @@ def test_killed_twice_and_resumed_it_gives_the_undisturbed_losses(
 def test_rows_are_tokenized_once(undisturbed: Training, new: Callable[..., Training]) -> None:
     again = new("kept-rows", lora_dropout=0.1, val_size=2, max_steps=1)
     [kept] = list(again.rows.iterdir())
-    before = kept.stat().st_mtime_ns
+    record = kept / "temper-rows.json"
+    before = record.stat().st_mtime_ns
     assert again.run() == 0, again.log()
-    assert [kept] == list(again.rows.iterdir()) and kept.stat().st_mtime_ns == before
+    assert [kept] == list(again.rows.iterdir()) and record.stat().st_mtime_ns == before
     assert "Running tokenizer" in (undisturbed.folder / "trainer.log").read_text()
     assert "Running tokenizer" not in (again.folder / "trainer.log").read_text()
     assert again.losses()[1] == undisturbed.losses()[1]
@@ -334,3 +335,25 @@ def test_as_a_command_under_its_keeper(new: Callable[..., Training], folder: Pat
     pid = json.loads((training.folder / "process.json").read_text())["pid"]
     assert training.events("started")[0]["pid"] == pid
     assert json.loads((training.folder / "exit.json").read_text())["exitCode"] == 0
+
+
+def test_sigterm_in_an_evaluation_saves_the_step_before_it(
+    undisturbed: Training, new: Callable[..., Training]
+) -> None:
+    training = new("evaluating", lora_dropout=0.1, val_size=2, eval_strategy="steps", eval_steps=3)
+
+    def terminate_in_an_evaluation() -> None:
+        from transformers import Trainer
+
+        prediction_step = Trainer.prediction_step
+
+        def step(self: Trainer, *args: object, **kwargs: object) -> object:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return prediction_step(self, *args, **kwargs)
+
+        Trainer.prediction_step = step
+
+    assert training.run(first=terminate_in_an_evaluation) == 143, training.log()
+    assert training.events()[-1]["atStep"] == 3 and training.events("checkpoint")[-1]["atStep"] == 3
+    assert training.run("--attempt", "2") == 0, training.log()
+    assert apart(undisturbed.losses(), training.losses()) <= 1e-6
