@@ -25,6 +25,7 @@ from merge.safetensors_file import INDEX_NAME, make_header, read_folder
 from protocol import Protocol, TemperError, run
 
 TARGETS = {"fp16": "F16", "bf16": "BF16", "base": None}
+COUNTED = ("overflow", "underflow", "subnormal", "nonFinite", "changed")
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,13 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
         totals: Counter[str] = Counter()
         for row in rows:
             for counts in row["tensors"].values():
-                totals.update({key: counts[key] for key in ("overflow", "underflow", "subnormal", "nonFinite")})
+                totals.update({key: counts.get(key, 0) for key in COUNTED})
         result = {
             "out": str(options.out),
             "dtype": options.dtype,
             "tensors": sum(len(group) for group in tensors),
             "merged": sum(tensor.change is not None for group in tensors for tensor in group),
-            "overflow": totals["overflow"],
-            "underflow": totals["underflow"],
-            "subnormal": totals["subnormal"],
-            "nonFinite": totals["nonFinite"],
+            **{key: totals[key] for key in COUNTED},
             "bytes": sum(shard.size for shard in shards),
             "reusedShards": reused,
             "device": str(device),
