@@ -13,6 +13,9 @@ export interface EmbeddedServer {
   process: ProcessIdentity;
 }
 
+/** The same as `deploy/temporal/set-up-namespace.sh` registers on the production server. */
+const searchAttributes = ['TemperStage=Keyword', 'TemperModel=Keyword', 'TemperOutcome=Keyword', 'TemperScore=Double'];
+
 const START_TIMEOUT_MS = 60_000;
 const STOP_GRACE_MS = 10_000;
 
@@ -25,7 +28,7 @@ export async function startEmbeddedServer(home: string, port: number, uiPort: nu
   const args = [
     ...['server', 'start-dev', '--db-filename', join(home, 'temporal.db')],
     ...['--ip', '127.0.0.1', '--port', String(port), '--ui-ip', '127.0.0.1', '--ui-port', String(uiPort)],
-    ...['--log-level', 'warn'],
+    ...['--log-level', 'warn', ...searchAttributes.flatMap((attribute) => ['--search-attribute', attribute])],
   ];
   const process = identify(startDetached(temporalCli, args, logFile));
   const address = `127.0.0.1:${port}`;

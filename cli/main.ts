@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { jsonSchema } from '../configs/json-schema.ts';
+import { jsonSchemaText } from '../configs/json-schema.ts';
 import { errorNameOf, messageOf } from '../host/errors.ts';
 import { demo } from './demo.ts';
 import { listDeployed, undeploy } from './deployments.ts';
@@ -25,7 +25,7 @@ export async function main(argv: string[]): Promise<void> {
   program
     .command('schema')
     .description('Print the JSON schema of the configs, for editors.')
-    .action(() => console.log(JSON.stringify(jsonSchema(), null, 2)));
+    .action(() => void process.stdout.write(jsonSchemaText()));
   program.command('deployments').description('List the models in service.').option('--json', 'as JSON').action(listDeployed);
   program.command('undeploy').description('Take a model out of service.').argument('<name>', 'the deployment').action(undeploy);
   program.exitOverride((stop) => process.exit(stop.exitCode === 0 ? 0 : 2));

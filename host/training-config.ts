@@ -27,12 +27,15 @@ export function trainingOptions(run: RunDirectory, config: ResolvedConfig, baseF
   };
 }
 
-/** Write `train/config.yaml`; running `llamafactory-cli train` on it does the same training. */
+/**
+ * Write `train/config.yaml`; running `llamafactory-cli train` on it does the same training. YAML 1.1, as LLaMA-Factory reads
+ * it: there an unquoted `no` is false.
+ */
 export async function writeTrainingConfig(run: RunDirectory, options: TrainingOptions): Promise<void> {
   const head = [
     '# What this run trains, for LLaMA-Factory. By hand, the same training:',
     `#   llamafactory-cli train ${run.trainConfig}`,
     '# which writes to output_dir below. The run itself writes to train/output.',
   ];
-  await writeWhole(run.trainConfig, `${head.join('\n')}\n${stringify(options)}`);
+  await writeWhole(run.trainConfig, `${head.join('\n')}\n${stringify(options, { version: '1.1' })}`);
 }

@@ -1,0 +1,217 @@
+import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
+import { ApplicationFailure, Context, CancelledFailure } from '@temporalio/activity';
+import { WorkflowFailedError, WorkflowUpdateFailedError, type WorkflowHandle } from '@temporalio/client';
+import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import type { fineTune, FineTuneInput } from '../../workflows/fine-tune.ts';
+import type { RunProgress } from '../../workflows/progress.ts';
+import { TASK_QUEUE } from '../../workflows/queues.ts';
+import { quickActivities, type Calls } from '../support/activities.ts';
+import { startServer, withWorkers } from '../support/temporal.ts';
+
+jest.setTimeout(60_000);
+let env: TestWorkflowEnvironment;
+let runs = 0;
+
+beforeAll(async () => {
+  env = await startServer();
+});
+afterAll(async () => env.teardown());
+
+test('the stages run in order and the result names what is in service', async () => {
+  const calls: Calls = [];
+  const handle = await withWorkers(env, quickActivities(calls), async () => {
+    const handle = await start({ config: 'demo' });
+    expect(await handle.result()).toEqual({
+      outcome: 'deployed',
+      runName: handle.workflowId,
+      runDirectory: '/runs/x',
+      apiUrl: 'http://127.0.0.1:8000',
+      pageUrl: 'http://127.0.0.1:7860',
+      evaluation: { base: expect.objectContaining({ exactMatch: 0.1 }), candidate: expect.objectContaining({ exactMatch: 0.9 }) },
+    });
+    const progress = await handle.query<RunProgress>('progress');
+    expect(progress.stages.map(({ stage, state, headline }) => [stage, state, headline])).toEqual([
+      ['loadConfig', 'done', 'demo'],
+      ['checkEnvironment', 'done', 'CPU'],
+      ['validateDataset', 'done', '8 rows to train on'],
+      ['trainModel', 'done', '5 of 5 steps'],
+      ['mergeAdapter', 'done', 'merged'],
+      ['patchFp16', 'done', 'fp16'],
+      ['deployModel', 'done', 'up'],
+      ['evaluateModel', 'done', '10 % → 90 %'],
+    ]);
+    return handle;
+  });
+  expect(calls).toEqual([
+    'loadConfig',
+    'checkEnvironment',
+    'validateDataset',
+    'trainModel',
+    'mergeAdapter',
+    'patchFp16',
+    'deployModel',
+    'evaluateModel',
+    'recordRun',
+  ]);
+  const summaries = await summariesOf(handle);
+  expect(summaries).toContain('Train tiny with LLaMA-Factory');
+  expect(summaries).toHaveLength(calls.length - 1);
+});
+
+test('a GPU with bfloat16 needs no fp16 patch', async () => {
+  const calls: Calls = [];
+  const changes = { checkEnvironment: async () => ({ ...good, precision: 'bf16' as const }) };
+  await withWorkers(env, quickActivities(calls, changes), async () => {
+    const handle = await start({ config: 'demo' });
+    await handle.result();
+    const { stages } = await handle.query<RunProgress>('progress');
+    expect(stages.find(({ stage }) => stage === 'patchFp16')).toMatchObject({ state: 'skipped', headline: 'serves in bf16' });
+  });
+  expect(calls).not.toContain('patchFp16');
+});
+
+test.each(['ConfigError', 'DatasetError', 'HostError'])('a %s fails the run at once, by its name and message', async (type) => {
+  const calls: Calls = [];
+  const changes = {
+    validateDataset: async () => {
+      throw ApplicationFailure.create({ type, message: 'row 7 is bad' });
+    },
+  };
+  await withWorkers(env, quickActivities(calls, changes), async () => {
+    const handle = await start({ config: 'demo' });
+    expect(await failureOf(handle)).toMatchObject({ type, message: 'row 7 is bad' });
+    const { stages } = await handle.query<RunProgress>('progress');
+    expect(stages.find(({ stage }) => stage === 'validateDataset')).toMatchObject({ state: 'failed', headline: 'row 7 is bad' });
+  });
+  expect(calls).toEqual(['loadConfig', 'checkEnvironment', 'validateDataset', 'recordRun']);
+});
+
+test('a TrainerError is tried again', async () => {
+  let attempts = 0;
+  const trained = await quickActivities([]).trainModel(undefined as never);
+  const changes = {
+    trainModel: async () => {
+      if (++attempts === 1) throw ApplicationFailure.create({ type: 'TrainerError', message: 'died' });
+      return { ...trained, attempt: Context.current().info.attempt };
+    },
+  };
+  await withWorkers(env, quickActivities([], changes), async () => {
+    const handle = await start({ config: 'demo' });
+    await handle.result();
+    const { stages } = await handle.query<RunProgress>('progress');
+    expect(stages.find(({ stage }) => stage === 'trainModel')).toMatchObject({ state: 'done', attempt: 2 });
+  });
+});
+
+test.each<[string, unknown]>([
+  ['no input', undefined],
+  ['no config', {}],
+  ['an empty config', { config: '' }],
+  ['a number', { config: 7 }],
+  ['an unknown key', { config: 'demo', cnofig: 'demo' }],
+])('%s is refused with how to start a run', async (_, input) => {
+  const calls: Calls = [];
+  await withWorkers(env, quickActivities(calls), async () => {
+    const failure = await failureOf(await start(input as FineTuneInput));
+    expect(failure).toMatchObject({ type: 'ConfigError', nonRetryable: true });
+    expect(failure.message).toContain('{"config": "<name or path of a YAML, or the config itself>"}');
+  });
+  expect(calls).toEqual([]);
+});
+
+test('a cancel reaches the training, and the run ends as cancelled with its record written', async () => {
+  const calls: Calls = [];
+  await withWorkers(env, quickActivities(calls, { trainModel: untilCancelled }), async () => {
+    const handle = await start({ config: 'demo' });
+    await until(async () => calls.includes('trainModel'));
+    await handle.cancel();
+    const error = await handle.result().catch((reason: unknown) => reason);
+    expect((error as WorkflowFailedError).cause).toBeInstanceOf(CancelledFailure);
+    expect((await handle.describe()).status.name).toBe('CANCELLED');
+  });
+  expect(calls.at(-1)).toBe('recordRun');
+});
+
+test('stopTraining is refused before the training and asks for the stop during it', async () => {
+  const calls: Calls = [];
+  let finish = () => {};
+  const stopped = new Promise<void>((resolve) => (finish = resolve));
+  const checking = new Promise<void>((resolve) => setTimeout(resolve, 3000));
+  const trained = await quickActivities([]).trainModel(undefined as never);
+  const changes = {
+    checkEnvironment: async () => (await checking, good),
+    trainModel: async () => (await stopped, { ...trained, stopped: true }),
+  };
+  await withWorkers(env, quickActivities(calls, changes), async () => {
+    const handle = await start({ config: 'demo' });
+    const early = await handle.executeUpdate('stopTraining', { args: [{ reason: 'too early' }] }).catch((reason: unknown) => reason);
+    expect(early).toBeInstanceOf(WorkflowUpdateFailedError);
+    await until(async () => calls.includes('trainModel'));
+    expect(await handle.executeUpdate('stopTraining', { args: [{ reason: 'good enough' }] })).toBe('stopping');
+    finish();
+    await handle.result();
+  });
+  expect(calls).toContain('requestStop');
+  expect(calls).toContain('mergeAdapter');
+});
+
+test('two runs on one GPU slot train one after the other', async () => {
+  let training = 0;
+  let most = 0;
+  const trained = await quickActivities([]).trainModel(undefined as never);
+  const changes = {
+    trainModel: async () => {
+      most = Math.max(most, ++training);
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      training--;
+      return trained;
+    },
+  };
+  await withWorkers(env, quickActivities([], changes), async () => {
+    const handles = [await start({ config: 'demo' }), await start({ config: 'demo' })];
+    await Promise.all(handles.map((handle) => handle.result()));
+  });
+  expect(most).toBe(1);
+});
+
+const good = { precision: 'fp16' as const, training: {}, gpus: [], warnings: [], versions: {}, headline: 'CPU' };
+
+async function untilCancelled(): Promise<never> {
+  const context = Context.current();
+  const timer = setInterval(() => context.heartbeat(), 200);
+  try {
+    return await context.cancelled;
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+async function start(input: FineTuneInput): Promise<WorkflowHandle<typeof fineTune>> {
+  return env.client.workflow.start<typeof fineTune>('fineTune', {
+    taskQueue: TASK_QUEUE,
+    workflowId: `run-${++runs}`,
+    args: [input],
+  });
+}
+
+async function failureOf(handle: WorkflowHandle<typeof fineTune>): Promise<ApplicationFailure> {
+  const error = await handle.result().catch((reason: unknown) => reason);
+  let cause: unknown = error;
+  while (cause instanceof Error && !(cause instanceof ApplicationFailure)) cause = cause.cause;
+  return cause as ApplicationFailure;
+}
+
+async function summariesOf(handle: WorkflowHandle<typeof fineTune>): Promise<string[]> {
+  const { events } = await handle.fetchHistory();
+  return (events ?? []).flatMap((event) => {
+    const data = event.userMetadata?.summary?.data;
+    return data ? [JSON.parse(Buffer.from(data).toString()) as string] : [];
+  });
+}
+
+async function until(condition: () => Promise<boolean>): Promise<void> {
+  for (let tries = 0; !(await condition()); tries++) {
+    if (tries > 400) throw new Error('waited 20 s in vain');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
