@@ -42,21 +42,32 @@ export default tseslint.config(
     },
   },
   {
+    files: ['test/**/*.ts'],
+    rules: { '@typescript-eslint/require-await': 'off' },
+  },
+  {
     files: ['host/**/*.ts', 'configs/**/*.ts'],
     rules: { 'no-restricted-imports': ['error', { patterns: ['@temporalio/*'] }] },
   },
   {
     files: ['workflows/**/*.ts'],
     rules: {
-      'no-restricted-imports': ['error', { paths: nodeBuiltins, patterns: ['zod', 'yaml', 'execa', '@temporalio/worker'] }],
+      'no-restricted-imports': [
+        'error',
+        { paths: nodeBuiltins, patterns: ['zod', 'yaml', 'execa', '@temporalio/worker'] },
+      ],
       '@typescript-eslint/no-restricted-imports': [
         'error',
-        { patterns: [{ group: ['../*'], allowTypeImports: true, message: 'workflows import only types from outside' }] },
+        {
+          patterns: [{ group: ['../*'], allowTypeImports: true, message: 'workflows import only types from outside' }],
+        },
       ],
     },
   },
   {
     files: ['**/*.mjs', '**/*.js'],
-    languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly', performance: 'readonly' } },
+    languageOptions: {
+      globals: { process: 'readonly', console: 'readonly', URL: 'readonly', performance: 'readonly' },
+    },
   },
 );

@@ -29,7 +29,8 @@ export async function demo({ keep }: { keep?: boolean }): Promise<void> {
   const before = await findUp(home);
   const server = before ?? (await startUp(home));
   const stopAll = () => stopDemo(home, before === undefined ? server : undefined);
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stopAll().finally(() => process.exit(130)));
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => void stopAll().finally(() => process.exit(130)));
   let worked = false;
   try {
     process.env.TEMPORAL_ADDRESS = server.address;
@@ -55,7 +56,9 @@ export async function demo({ keep }: { keep?: boolean }): Promise<void> {
 async function startUp(home: string): Promise<UpRecord> {
   const ports = ['--port', String(await preferredPort(7233)), '--ui-port', String(await preferredPort(8233))];
   const logFile = join(home, 'up.log');
-  const starting = identify(startDetached(process.execPath, [join(checkout, 'cli/temper.mjs'), 'up', ...ports], logFile));
+  const starting = identify(
+    startDetached(process.execPath, [join(checkout, 'cli/temper.mjs'), 'up', ...ports], logFile),
+  );
   while (starting !== undefined && isAlive(starting)) {
     const running = await findUp(home);
     if (running !== undefined) return running;
@@ -81,14 +84,17 @@ async function follow(handle: WorkflowHandle<() => Promise<FineTuneResult>>): Pr
   result.catch(() => {});
   const shown = new Map<string, string>();
   let lastNews = '';
-  for (let last = false; !last; ) {
+  for (let last = false; !last;) {
     last = ended;
     const progress = await handle.query<RunProgress>('progress').catch(() => undefined);
     for (const { stage, state, started, finished, headline } of progress?.stages ?? []) {
       if (shown.get(stage) === state || state === 'waiting' || state === 'scheduled') continue;
       shown.set(stage, state);
       if (state === 'running') console.log(`  ${stage.padEnd(17)} …`);
-      else console.log(`  ${stage.padEnd(17)} ${state.padEnd(8)} ${seconds(started, finished).padStart(7)}  ${headline ?? ''}`);
+      else
+        console.log(
+          `  ${stage.padEnd(17)} ${state.padEnd(8)} ${seconds(started, finished).padStart(7)}  ${headline ?? ''}`,
+        );
     }
     const news = ended ? '' : await newsOf(handle);
     if (news !== lastNews && news !== '') console.log(`  ${' '.repeat(17)} ${news}`);
@@ -110,21 +116,27 @@ async function newsOf(handle: WorkflowHandle): Promise<string> {
     return `step ${details.step} of ${String(details.maxSteps)}, loss ${loss}${eta}`;
   }
   if (typeof details.phase === 'string') return details.phase;
-  if (typeof details.done === 'number') return `${String(details.asking ?? details.message ?? '')} ${details.done}/${String(details.total)} ${String(details.unit ?? '')}`.trim();
-  return typeof details.message === 'string' ? details.message : '';
+  const what = [details.asking, details.message].find((text) => typeof text === 'string') ?? '';
+  if (typeof details.done !== 'number') return what;
+  const unit = typeof details.unit === 'string' ? details.unit : '';
+  return `${what} ${details.done}/${Number(details.total)} ${unit}`.trim();
 }
 
 /** Print three held-out pictures' answers and both scores; true when the fine-tuned model is clearly better. */
 async function present(result: FineTuneResult, home: string): Promise<boolean> {
   const evaluation = await readJson<{ rows: JudgedRow[] }>(runDirectory(home, result.runName).evaluation);
   for (const { question, images, expected, base, candidate } of evaluation?.rows.slice(0, 3) ?? []) {
-    console.log(`\n  picture    ${images.join(', ')}\n  question   ${question.replaceAll('<image>', '')}\n  expected   ${expected}`);
+    console.log(
+      `\n  picture    ${images.join(', ')}\n  question   ${question.replaceAll('<image>', '')}\n  expected   ${expected}`,
+    );
     console.log(`  base       ${base}\n  fine-tuned ${candidate}`);
   }
   if (result.evaluation === null) return false;
   const { base, candidate } = result.evaluation;
   const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
-  console.log(`\n  Right on ${base.rows} held-out pictures: base ${percent(base.exactMatch)}, fine-tuned ${percent(candidate.exactMatch)}.`);
+  console.log(
+    `\n  Right on ${base.rows} held-out pictures: base ${percent(base.exactMatch)}, fine-tuned ${percent(candidate.exactMatch)}.`,
+  );
   console.log(`  The run's directory: ${result.runDirectory}`);
   console.log(`  Its report:          ${join(result.runDirectory, 'report.html')}`);
   const better = candidate.exactMatch - base.exactMatch >= MIN_GAIN;
@@ -140,7 +152,9 @@ async function sayKept(home: string, server: UpRecord): Promise<void> {
 }
 
 function seconds(started: string | null, finished: string | null): string {
-  return started === null || finished === null ? '' : `${((Date.parse(finished) - Date.parse(started)) / 1000).toFixed(1)} s`;
+  return started === null || finished === null
+    ? ''
+    : `${((Date.parse(finished) - Date.parse(started)) / 1000).toFixed(1)} s`;
 }
 
 function rootMessage(error: unknown): string {

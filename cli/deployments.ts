@@ -16,7 +16,8 @@ export async function listDeployed({ json }: { json?: boolean }): Promise<void> 
 export async function undeploy(name: string): Promise<void> {
   const { home } = readSettings();
   const deployment = await findDeployment(home, name);
-  if (deployment === undefined) throw new TemperError('DeploymentError', `No deployment ${name} is in service; \`temper deployments\` lists them.`);
+  if (deployment === undefined)
+    throw new TemperError('DeploymentError', `No deployment ${name} is in service; \`temper deployments\` lists them.`);
   await stopDeployment(home, deployment);
   console.log(`${name} is out of service.`);
 }

@@ -8,15 +8,20 @@ import { work } from './worker.ts';
 
 /** The `temper` command: what the Temporal CLI can't do. Exit codes: 0 done, 1 failed, 2 wrong arguments. */
 export async function main(argv: string[]): Promise<void> {
-  const program = new Command('temper').description('Fine-tune Qwen3-VL with LLaMA-Factory, durably, and put it into service.');
+  const program = new Command('temper').description(
+    'Fine-tune Qwen3-VL with LLaMA-Factory, durably, and put it into service.',
+  );
   program
     .command('up')
-    .description('Start the embedded Temporal server and this host\'s worker; Ctrl-C stops both, a training goes on.')
+    .description("Start the embedded Temporal server and this host's worker; Ctrl-C stops both, a training goes on.")
     .option('--port <port>', 'port of the Temporal server', '7233')
     .option('--ui-port <port>', 'port of the Temporal UI', '8233')
     .action(up);
   program.command('down').description('Stop the `temper up` that runs; a training goes on.').action(down);
-  program.command('worker').description("Start this host's worker alone, on the server that TEMPORAL_ADDRESS names.").action(work);
+  program
+    .command('worker')
+    .description("Start this host's worker alone, on the server that TEMPORAL_ADDRESS names.")
+    .action(work);
   program
     .command('demo')
     .description('Run the whole pipeline on a tiny Qwen3-VL, then stop all that was started.')
@@ -26,8 +31,16 @@ export async function main(argv: string[]): Promise<void> {
     .command('schema')
     .description('Print the JSON schema of the configs, for editors.')
     .action(() => void process.stdout.write(jsonSchemaText()));
-  program.command('deployments').description('List the models in service.').option('--json', 'as JSON').action(listDeployed);
-  program.command('undeploy').description('Take a model out of service.').argument('<name>', 'the deployment').action(undeploy);
+  program
+    .command('deployments')
+    .description('List the models in service.')
+    .option('--json', 'as JSON')
+    .action(listDeployed);
+  program
+    .command('undeploy')
+    .description('Take a model out of service.')
+    .argument('<name>', 'the deployment')
+    .action(undeploy);
   program.exitOverride((stop) => process.exit(stop.exitCode === 0 ? 0 : 2));
   try {
     await program.parseAsync(argv);

@@ -23,7 +23,10 @@ export async function up(options: { port: string; uiPort: string }): Promise<voi
   const settings = readSettings();
   const running = await findUp(settings.home);
   if (running !== undefined) {
-    throw new TemperError('HostError', `\`temper up\` already runs for ${settings.home}: server ${running.address}, UI ${running.uiUrl}.`);
+    throw new TemperError(
+      'HostError',
+      `\`temper up\` already runs for ${settings.home}: server ${running.address}, UI ${running.uiUrl}.`,
+    );
   }
   installRuntime();
   const server = await startEmbeddedServer(settings.home, Number(options.port), Number(options.uiPort));
@@ -32,7 +35,12 @@ export async function up(options: { port: string; uiPort: string }): Promise<voi
     const { connection, namespace } = await connectWorker(10_000);
     const host = await startGpuHost(settings, connection, namespace);
     const own = identify(process.pid);
-    if (own !== undefined) await writeJson(upFile(settings.home), { process: own, address: server.address, uiUrl: server.uiUrl } satisfies UpRecord);
+    if (own !== undefined)
+      await writeJson(upFile(settings.home), {
+        process: own,
+        address: server.address,
+        uiUrl: server.uiUrl,
+      } satisfies UpRecord);
     sayUp(server.address, server.uiUrl);
     await Promise.race([host.stopped, untilEnded(server.process)]);
     host.shutdown();
@@ -67,7 +75,9 @@ function upFile(home: string): string {
 function sayUp(address: string, uiUrl: string): void {
   const prefix = address === '127.0.0.1:7233' ? '' : `TEMPORAL_ADDRESS=${address} `;
   console.log(`Temporal server ${address}, UI ${uiUrl}`);
-  console.log(`Start a run:  ${prefix}temporal workflow start --type fineTune --task-queue temper --workflow-id my-run --input '{"config":"demo"}'`);
+  console.log(
+    `Start a run:  ${prefix}temporal workflow start --type fineTune --task-queue temper --workflow-id my-run --input '{"config":"demo"}'`,
+  );
   console.log('Ctrl-C stops server and worker; a training and deployed models go on.');
 }
 

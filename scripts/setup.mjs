@@ -28,7 +28,12 @@ function requireNode() {
 async function npmPackages(say) {
   const stamp = join(root, 'node_modules/.temper-stamp');
   await unlessStamped(stamp, digestOf(['package-lock.json']), say, 'npm packages from package-lock.json', async () => {
-    await command(process.platform === 'win32' ? 'npm.cmd' : 'npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error']);
+    await command(process.platform === 'win32' ? 'npm.cmd' : 'npm', [
+      'ci',
+      '--no-audit',
+      '--no-fund',
+      '--loglevel=error',
+    ]);
     const link = join(root, 'node_modules/.bin/temper');
     rmSync(link, { force: true });
     symlinkSync('../../cli/temper.mjs', link);
@@ -38,27 +43,45 @@ async function npmPackages(say) {
 async function pythonEnvironment(say) {
   const environment = join(root, 'trainer/.venv');
   const stamp = join(environment, '.temper-stamp');
-  await unlessStamped(stamp, digestOf(['trainer/requirements.lock']), say, 'Python environment with LLaMA-Factory from trainer/requirements.lock (about 8 GB)', async () => {
-    const python = findPython();
-    const uv = await findUv(python, say);
-    if (!existsSync(join(environment, 'bin/python'))) {
-      await command(uv, ['venv', '--quiet', '--no-project', '--python', python, environment]);
-    }
-    await command(uv, ['pip', 'sync', '--quiet', '--require-hashes', '--python', join(environment, 'bin/python'), 'trainer/requirements.lock']);
-  });
+  await unlessStamped(
+    stamp,
+    digestOf(['trainer/requirements.lock']),
+    say,
+    'Python environment with LLaMA-Factory from trainer/requirements.lock (about 8 GB)',
+    async () => {
+      const python = findPython();
+      const uv = await findUv(python, say);
+      if (!existsSync(join(environment, 'bin/python'))) {
+        await command(uv, ['venv', '--quiet', '--no-project', '--python', python, environment]);
+      }
+      await command(uv, [
+        'pip',
+        'sync',
+        '--quiet',
+        '--require-hashes',
+        '--python',
+        join(environment, 'bin/python'),
+        'trainer/requirements.lock',
+      ]);
+    },
+  );
 }
 
 /** The newest Python on the PATH that the lock file holds for. */
 function findPython() {
   const seen = [];
   for (const name of ['python3.13', 'python3.12', 'python3.11', 'python3']) {
-    const found = spawnSync(name, ['-c', 'import sys; print("%d.%d" % sys.version_info[:2]); print(sys.executable)'], { encoding: 'utf8' });
+    const found = spawnSync(name, ['-c', 'import sys; print("%d.%d" % sys.version_info[:2]); print(sys.executable)'], {
+      encoding: 'utf8',
+    });
     if (found.status !== 0) continue;
     const [version, executable] = found.stdout.trim().split('\n');
     seen.push(`${name} is ${version}`);
     if (['3.11', '3.12', '3.13'].includes(version)) return executable;
   }
-  throw new Error(`Temper needs Python 3.11, 3.12 or 3.13 on the PATH; ${seen.join(', ') || 'there is no python3'} (Debian: apt-get install python3).`);
+  throw new Error(
+    `Temper needs Python 3.11, 3.12 or 3.13 on the PATH; ${seen.join(', ') || 'there is no python3'} (Debian: apt-get install python3).`,
+  );
 }
 
 /** uv from the PATH, else the one installed below .setup/ with the Python's own pip. */
@@ -70,12 +93,29 @@ async function findUv(python, say) {
   say(`uv ${UV_VERSION} into .setup/uv`);
   mkdirSync(join(root, '.setup'), { recursive: true });
   const attempts = [
-    [['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--root-user-action=ignore', '--target', own, `uv==${UV_VERSION}`]],
-    [['-m', 'venv', own], ['-m', 'pip', '--python', join(own, 'bin/python'), 'install', '--quiet', `uv==${UV_VERSION}`]],
+    [
+      [
+        '-m',
+        'pip',
+        'install',
+        '--quiet',
+        '--disable-pip-version-check',
+        '--root-user-action=ignore',
+        '--target',
+        own,
+        `uv==${UV_VERSION}`,
+      ],
+    ],
+    [
+      ['-m', 'venv', own],
+      ['-m', 'pip', '--python', join(own, 'bin/python'), 'install', '--quiet', `uv==${UV_VERSION}`],
+    ],
   ];
   for (const calls of attempts) {
     rmSync(own, { recursive: true, force: true });
-    if (calls.every((args) => spawnSync(python, args, { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] }).status === 0)) {
+    if (
+      calls.every((args) => spawnSync(python, args, { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] }).status === 0)
+    ) {
       return join(own, 'bin/uv');
     }
   }
@@ -83,11 +123,23 @@ async function findUv(python, say) {
 }
 
 async function build(say) {
-  const sources = [...BUILT_FOLDERS.flatMap((folder) => filesBelow(folder, '.ts')), 'tsconfig.json', 'tsconfig.build.json', 'package-lock.json', 'scripts/bundle-workflows.mjs'];
-  await unlessStamped(join(root, 'dist/.temper-stamp'), digestOf(sources), say, 'TypeScript and the workflow bundle', async () => {
-    await command(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']);
-    await command(process.execPath, ['scripts/bundle-workflows.mjs']);
-  });
+  const sources = [
+    ...BUILT_FOLDERS.flatMap((folder) => filesBelow(folder, '.ts')),
+    'tsconfig.json',
+    'tsconfig.build.json',
+    'package-lock.json',
+    'scripts/bundle-workflows.mjs',
+  ];
+  await unlessStamped(
+    join(root, 'dist/.temper-stamp'),
+    digestOf(sources),
+    say,
+    'TypeScript and the workflow bundle',
+    async () => {
+      await command(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']);
+      await command(process.execPath, ['scripts/bundle-workflows.mjs']);
+    },
+  );
 }
 
 async function demoCards(say) {
@@ -131,7 +183,12 @@ function command(file, args, { quiet = false } = {}) {
     child.on('error', (error) => reject(new Error(`${file} could not be started: ${error.message}`)));
     child.on('close', (code, signal) => {
       if (code === 0) resolve();
-      else reject(new Error(`\`${[relative(root, file).startsWith('..') ? file : relative(root, file), ...args].join(' ')}\` ended with ${signal ?? `exit code ${code}`}; what it said is above.`));
+      else
+        reject(
+          new Error(
+            `\`${[relative(root, file).startsWith('..') ? file : relative(root, file), ...args].join(' ')}\` ended with ${signal ?? `exit code ${code}`}; what it said is above.`,
+          ),
+        );
     });
   });
 }

@@ -24,19 +24,31 @@ const pytestResults = join(results, 'pytest.xml');
 const codes = [
   await run('npm', ['run', '--silent', 'lint']),
   await run(process.execPath, [...jest, '--json', `--outputFile=${jestResults}`]),
-  await run('trainer/.venv/bin/python', ['-m', 'pytest', '-q', '-c', 'trainer/pyproject.toml', '--rootdir', '.', `--junitxml=${pytestResults}`, 'test'], {
-    OMP_NUM_THREADS: '1',
-  }),
+  await run(
+    'trainer/.venv/bin/python',
+    ['-m', 'pytest', '-q', '-c', 'trainer/pyproject.toml', '--rootdir', '.', `--junitxml=${pytestResults}`, 'test'],
+    {
+      OMP_NUM_THREADS: '1',
+    },
+  ),
 ];
 const [linted] = codes;
-const counts = add(countsOfJest(jestResults), countsOfPytest(pytestResults), { passed: linted === 0 ? 1 : 0, failed: linted === 0 ? 0 : 1, skipped: 0 });
+const counts = add(countsOfJest(jestResults), countsOfPytest(pytestResults), {
+  passed: linted === 0 ? 1 : 0,
+  failed: linted === 0 ? 0 : 1,
+  skipped: 0,
+});
 rmSync(results, { recursive: true, force: true });
 console.log(`\nTests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exit(codes.every((code) => code === 0) && counts.failed === 0 ? 0 : 1);
 
 function run(file, args, env = {}) {
   return new Promise((resolve) => {
-    const child = spawn(file, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'], env: { ...process.env, ...env } });
+    const child = spawn(file, args, {
+      cwd: root,
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...process.env, ...env },
+    });
     child.on('error', (error) => {
       console.error(`${file}: ${error.message}`);
       resolve(1);
@@ -47,7 +59,9 @@ function run(file, args, env = {}) {
 
 function countsOfJest(file) {
   if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 };
-  const { numPassedTests, numFailedTests, numPendingTests, numRuntimeErrorTestSuites } = JSON.parse(readFileSync(file, 'utf8'));
+  const { numPassedTests, numFailedTests, numPendingTests, numRuntimeErrorTestSuites } = JSON.parse(
+    readFileSync(file, 'utf8'),
+  );
   return { passed: numPassedTests, failed: numFailedTests + numRuntimeErrorTestSuites, skipped: numPendingTests };
 }
 

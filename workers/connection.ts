@@ -5,9 +5,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TemperError, messageOf } from '../host/errors.ts';
 
 /** Where the Temporal server is, from TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_* and profiles. */
-export function readConnection(): { address: string; namespace: string; options: ReturnType<typeof loadClientConnectConfig>['connectionOptions'] } {
+export function readConnection(): {
+  address: string;
+  namespace: string;
+  options: ReturnType<typeof loadClientConnectConfig>['connectionOptions'];
+} {
   const { connectionOptions, namespace } = loadClientConnectConfig();
-  return { address: connectionOptions.address ?? 'localhost:7233', namespace: namespace ?? 'default', options: connectionOptions };
+  return {
+    address: connectionOptions.address ?? 'localhost:7233',
+    namespace: namespace ?? 'default',
+    options: connectionOptions,
+  };
 }
 
 /** A worker's connection; tries again until the server is up or `patienceMs` has passed. */

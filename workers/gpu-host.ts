@@ -19,9 +19,16 @@ export interface GpuHost {
 const MAX_HEARTBEAT_THROTTLE = '5s';
 
 /** Start this host's workers on an open connection; they stop on SIGINT and SIGTERM, leaving trainers running. */
-export async function startGpuHost(settings: HostSettings, connection: NativeConnection, namespace: string): Promise<GpuHost> {
+export async function startGpuHost(
+  settings: HostSettings,
+  connection: NativeConnection,
+  namespace: string,
+): Promise<GpuHost> {
   const activities = createActivities(settings);
-  const common: Pick<WorkerOptions, 'connection' | 'namespace' | 'activities' | 'identity' | 'maxHeartbeatThrottleInterval' | 'shutdownForceTime'> = {
+  const common: Pick<
+    WorkerOptions,
+    'connection' | 'namespace' | 'activities' | 'identity' | 'maxHeartbeatThrottleInterval' | 'shutdownForceTime'
+  > = {
     connection,
     namespace,
     activities,
@@ -51,7 +58,10 @@ export async function startGpuHost(settings: HostSettings, connection: NativeCon
 
 /** Quiet logs: warnings and worse on stderr. Call once, before anything else of the worker. */
 export function installRuntime(): void {
-  Runtime.install({ shutdownSignals: ['SIGINT', 'SIGTERM'], telemetryOptions: { logging: { filter: 'WARN', forward: {} } } });
+  Runtime.install({
+    shutdownSignals: ['SIGINT', 'SIGTERM'],
+    telemetryOptions: { logging: { filter: 'WARN', forward: {} } },
+  });
 }
 
 /** The bundle of the build, or the sources when nothing is built. */

@@ -13,7 +13,11 @@ const STOP_GRACE_MS = 10_000;
  * Stop trainers whose workflow is closed. A terminated workflow can tell its activity nothing but "not found", which an
  * outage says too, so no activity stops its trainer for that; here the server is asked. Returns a function that ends the watch.
  */
-export function watchOrphanedTrainers(settings: HostSettings, connection: NativeConnection, namespace: string): () => void {
+export function watchOrphanedTrainers(
+  settings: HostSettings,
+  connection: NativeConnection,
+  namespace: string,
+): () => void {
   const client = new Client({ connection, namespace });
   let busy = false;
   const look = async () => {

@@ -10,7 +10,10 @@ import { TemperError } from '../host/errors.ts';
  */
 export function readSettings(env: NodeJS.ProcessEnv = process.env): HostSettings {
   const home = resolve(env.TEMPER_HOME || join(checkout, '.temper'));
-  const roots = (env.TEMPER_DATA_ROOTS || undefined)?.split(':').filter((root) => root !== '').map((root) => resolve(root));
+  const roots = (env.TEMPER_DATA_ROOTS || undefined)
+    ?.split(':')
+    .filter((root) => root !== '')
+    .map((root) => resolve(root));
   return {
     home,
     configsFolder: resolve(env.TEMPER_CONFIGS || join(checkout, 'configs')),

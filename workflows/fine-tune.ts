@@ -66,13 +66,11 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
       { config, environment, dataset },
       { scheduleToCloseTimeout: `${config.limits.trainingHours}h` },
     );
-    const merge = await runStage(
-      board,
-      'mergeAdapter',
-      `Merge the adapter into ${modelName}`,
-      stages.mergeAdapter,
-      { config, environment, training },
-    );
+    const merge = await runStage(board, 'mergeAdapter', `Merge the adapter into ${modelName}`, stages.mergeAdapter, {
+      config,
+      environment,
+      training,
+    });
     const patch =
       environment.precision === 'fp16'
         ? await runStage(board, 'patchFp16', 'Prove the merged model in fp16', stages.patchFp16, { merge, dataset })
@@ -110,7 +108,9 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
   } catch (error) {
     if (board.get('loadConfig').state === 'done') {
       const outcome: RunOutcome = isCancellation(error) ? 'cancelled' : 'failed';
-      await CancellationScope.nonCancellable(() => stages.recordRun({ outcome, progress: board.toJSON() })).catch(() => {});
+      await CancellationScope.nonCancellable(() => stages.recordRun({ outcome, progress: board.toJSON() })).catch(
+        () => {},
+      );
     }
     throw error;
   }
@@ -148,7 +148,10 @@ function requireInput(input: FineTuneInput | undefined): void {
   const unknown = Object.keys(input ?? {}).filter((key) => key !== 'config');
   if (usable && unknown.length === 0) return;
   const wrong = unknown.length > 0 ? `the input has unknown keys: ${unknown.join(', ')}` : 'the input has no config';
-  throw ApplicationFailure.nonRetryable(`fineTune takes one object, {"config": "<name or path of a YAML, or the config itself>"}; ${wrong}.`, 'ConfigError');
+  throw ApplicationFailure.nonRetryable(
+    `fineTune takes one object, {"config": "<name or path of a YAML, or the config itself>"}; ${wrong}.`,
+    'ConfigError',
+  );
 }
 
 function requireTraining(board: ProgressBoard): void {

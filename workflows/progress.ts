@@ -84,7 +84,9 @@ export class ProgressBoard {
       cancelled: 'cancelled',
     };
     const rows = this.#stages.map(({ stage, state, started, finished, attempt, headline }) =>
-      [stage, marks[state], timeOfDay(started), timeOfDay(finished), attempt ?? '', escapeCell(headline ?? '')].join(' | '),
+      [stage, marks[state], timeOfDay(started), timeOfDay(finished), attempt ?? '', escapeCell(headline ?? '')].join(
+        ' | ',
+      ),
     );
     const head = ['stage | state | started | finished | attempt | result', '--- | --- | --- | --- | --- | ---'];
     return [...head, ...rows].map((row) => `| ${row} |`).join('\n');

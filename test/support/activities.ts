@@ -8,11 +8,22 @@ export type Calls = string[];
 
 /** Activities that return at once what a good run would, and write down that they were called. */
 export function quickActivities(calls: Calls, changes: Partial<Activities> = {}): Activities {
-  const config = () => loadConfig('demo', { configsFolder: join(checkout, 'configs'), root: checkout, allowedRoots: [checkout] });
+  const config = loadConfig('demo', {
+    configsFolder: join(checkout, 'configs'),
+    root: checkout,
+    allowedRoots: [checkout],
+  });
   const model = { modelDir: '/models/merged', modelDigest: 'merged' };
   const activities: Activities = {
-    loadConfig: async () => ({ config: await config(), modelName: 'tiny', configDigest: 'config', headline: 'demo' }),
-    checkEnvironment: async () => ({ precision: 'fp16', training: {}, gpus: [], warnings: [], versions: {}, headline: 'CPU' }),
+    loadConfig: async () => ({ config, modelName: 'tiny', configDigest: 'config', headline: 'demo' }),
+    checkEnvironment: async () => ({
+      precision: 'fp16',
+      training: {},
+      gpus: [],
+      warnings: [],
+      versions: {},
+      headline: 'CPU',
+    }),
     validateDataset: async () => ({
       rows: 10,
       kept: 10,
@@ -35,9 +46,23 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
       cut: { microBatch: 16, accumulation: 1 },
       headline: '5 of 5 steps',
     }),
-    mergeAdapter: async () => ({ ...model, tensors: 2, merged: 1, overflow: 0, underflow: 0, nonFinite: 0, bytes: 4, headline: 'merged' }),
+    mergeAdapter: async () => ({
+      ...model,
+      tensors: 2,
+      merged: 1,
+      overflow: 0,
+      underflow: 0,
+      nonFinite: 0,
+      bytes: 4,
+      headline: 'merged',
+    }),
     patchFp16: async () => ({ ...model, tensors: 2, converted: 0, gateRows: 2, headline: 'fp16' }),
-    deployModel: async () => ({ name: 'demo', apiUrl: 'http://127.0.0.1:8000', pageUrl: 'http://127.0.0.1:7860', headline: 'up' }),
+    deployModel: async () => ({
+      name: 'demo',
+      apiUrl: 'http://127.0.0.1:8000',
+      pageUrl: 'http://127.0.0.1:7860',
+      headline: 'up',
+    }),
     evaluateModel: async () => ({ scores: { base: score(0.1), candidate: score(0.9) }, headline: '10 % → 90 %' }),
     requestStop: async () => ({ headline: 'stopping' }),
     recordRun: async () => ({ runDirectory: '/runs/x', headline: 'deployed' }),

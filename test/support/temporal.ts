@@ -15,9 +15,17 @@ export async function startServer(): Promise<TestWorkflowEnvironment> {
 }
 
 /** Run `work` while workers for both queues offer the given activities. */
-export async function withWorkers<T>(env: TestWorkflowEnvironment, activities: Partial<Activities>, work: () => Promise<T>): Promise<T> {
+export async function withWorkers<T>(
+  env: TestWorkflowEnvironment,
+  activities: Partial<Activities>,
+  work: () => Promise<T>,
+): Promise<T> {
   const common = { connection: env.nativeConnection, activities };
   const worker = await Worker.create({ ...common, taskQueue: TASK_QUEUE, workflowBundle });
-  const gpuWorker = await Worker.create({ ...common, taskQueue: GPU_TASK_QUEUE, maxConcurrentActivityTaskExecutions: 1 });
+  const gpuWorker = await Worker.create({
+    ...common,
+    taskQueue: GPU_TASK_QUEUE,
+    maxConcurrentActivityTaskExecutions: 1,
+  });
   return worker.runUntil(gpuWorker.runUntil(work));
 }
