@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import llamafactory.data.collator
 import llamafactory.train.sft.workflow as workflow
 import torch
+import torch.utils.data
 import transformers.trainer
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
@@ -29,6 +31,8 @@ def install(run: TrainingRun, callback: RunCallback, check_rows: Callable[[dict[
     """Replace what must be replaced, in this process. `check_rows` sees the datasets before the model is loaded."""
     workflow.CustomSeq2SeqTrainer = TokenMeanTrainer
     picture_grids.install()
+    shield_loader_workers()
+    read_checkpoints_of_cpu_ranks()
     report_phases(run, check_rows)
     name_rows_that_end_training()
     carry_on_from_the_last_step()
@@ -53,6 +57,29 @@ def report_phases(run: TrainingRun, check_rows: Callable[[dict[str, Any]], None]
         return load_model(*args, **kwargs)
 
     workflow.get_dataset, workflow.load_model = get_dataset_reported, load_model_reported
+
+
+def shield_loader_workers() -> None:
+    """torchrun and terminals signal whole process groups: without its data loader's workers a rank could save nothing.
+
+    They end with their trainer, for which they look every few seconds.
+    """
+    handlers = torch.utils.data._utils.signal_handling
+    set_handlers = handlers._set_worker_signal_handlers
+
+    def set_handlers_and_ignore_requests() -> None:
+        set_handlers()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    handlers._set_worker_signal_handlers = set_handlers_and_ignore_requests
+
+
+def read_checkpoints_of_cpu_ranks() -> None:
+    """Several ranks on a CPU load their optimizer onto "cpu:0", a place that torch.load doesn't know."""
+    torch.serialization.register_package(
+        11, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )
 
 
 def name_rows_that_end_training() -> None:
