@@ -36,7 +36,7 @@ def main() -> None:
         if options.example is not None and not options.example.is_file():
             raise StartError(f"there is no example picture {options.example}")
         claimed = claim_port(options.host, options.port)
-        serve(_build_app(options, key), claimed, options.ready_file, DRAIN_SECONDS, lambda: None)
+        serve(_build_app(options, key), claimed, options.ready_file, DRAIN_SECONDS)
     except StartError as error:
         print(f"chat_page.py: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
@@ -101,6 +101,7 @@ def _build_page(api: Any, options: argparse.Namespace) -> Any:
                 placeholder="提问,可附图片 · Ask a question, with a picture if you like",
                 file_types=["image"],
                 file_count="multiple",
+                stop_btn=True,
                 show_label=False,
             ),
             examples=examples,

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from model_folder import StartError
 
@@ -41,9 +41,13 @@ def claim_port(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    app: Any, claimed: socket.socket, ready_file: Path | None, drain_seconds: int, on_drained: Callable[[], None]
-) -> None:
-    """Serve `app` until SIGTERM or SIGINT: those in flight are answered for up to `drain_seconds`."""
+    app: Any,
+    claimed: socket.socket,
+    ready_file: Path | None,
+    drain_seconds: int,
+    on_drained: Callable[[], None] | None = None,
+) -> NoReturn:
+    """Serve `app` until SIGTERM or SIGINT, answer those in flight for up to `drain_seconds`, and exit with 0."""
     import uvicorn
 
     class ReadyServer(uvicorn.Server):
@@ -55,17 +59,22 @@ def serve(
     config = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=drain_seconds, lifespan="on")
     logging.getLogger("uvicorn.access").addFilter(lambda record: record.args[2] != "/health")
     server = ReadyServer(config)
-    # uvicorn raises the signal again once it has shut down; by then it has been obeyed.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # uvicorn's own handlers are in place only while it runs, and raise the signal again at the end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:
         server.run(sockets=[claimed])
     finally:
-        on_drained()
+        if on_drained is not None:
+            on_drained()
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
     if not server.started:
         raise StartError(f"cannot listen on {':'.join(map(str, claimed.getsockname()[:2]))}; the log above says why")
+    # All is answered; taking the interpreter down in order would keep the GPU for seconds more.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _say_ready(claimed: socket.socket, ready_file: Path | None) -> None:

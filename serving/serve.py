@@ -7,6 +7,7 @@ starting is one sentence on stderr and exit code 1.
 """
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -68,6 +69,8 @@ def _start(options: argparse.Namespace) -> None:
 
     chat_model = _load(options)
     app = build_app(chat_model, options.name, Health(chat_model.engine, options.name, options.model.resolve()), api_key)
+    # LLaMA-Factory collects garbage every five minutes and at the end: what was imported need not be looked at again.
+    gc.freeze()
     serve(app, claimed, options.ready_file, DRAIN_SECONDS, chat_model.engine.close)
 
 
