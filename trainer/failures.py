@@ -12,7 +12,15 @@ TRACEBACK_LINES = 15
 MESSAGE_LENGTH = 800
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "cannot allocate memory")
-DISK_FULL = ("no space left on device", "disk quota exceeded", "os error 28", "os error 122")
+# The last two are torch.save's words for a write that the disk did not take.
+DISK_FULL = (
+    "no space left on device",
+    "disk quota exceeded",
+    "os error 28",
+    "os error 122",
+    "] . unexpected pos ",
+    "pytorchstreamwriter failed writing",
+)
 DATA_AT_A_STEP = (
     "image features and image tokens do not match",
     "video features and video tokens do not match",

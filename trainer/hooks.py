@@ -158,9 +158,18 @@ def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
     @functools.wraps(save_checkpoint)
     def save_if_it_fits(self: Trainer, model: Any, trial: Any) -> None:
         run.enter("saving")
-        if self.args.should_save:
-            require_space(run.output_dir, self)
-        save_checkpoint(self, model, trial)
+        if not self.args.should_save:
+            return save_checkpoint(self, model, trial)
+        require_space(run.output_dir, self)
+        checkpoint = run.output_dir / f"checkpoint-{self.state.global_step}"
+        existed = checkpoint.exists()
+        try:
+            save_checkpoint(self, model, trial)
+        except Exception:
+            # Half a checkpoint was never one; on a full disk its room is needed.
+            if not existed:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
 
     @functools.wraps(on_save)
     def on_save_marked(
