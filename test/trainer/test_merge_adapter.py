@@ -1,4 +1,4 @@
-"""Merging: what comes out is PEFT's fp32 merge rounded once, whatever the adapter, and whenever the merge was killed."""
+"""Merging: what comes out is PEFT's fp32 merge rounded once, whatever the adapter and whenever it was killed."""
 
 import json
 import multiprocessing
@@ -22,7 +22,11 @@ from protocol import TemperError
 from random_qwen3_vl import save_random_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen3VLForConditionalGeneration,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "trainer" / "merge_adapter.py"
@@ -115,9 +119,11 @@ def simple(bases: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def make_adapter(base: Path, folder: Path, lora: dict[str, Any], scale: float = 0.02) -> PeftModel:
     """Save an adapter with random factors; returns the model that has it, in fp32."""
     torch.manual_seed(11)
-    model = get_peft_model(Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32), LoraConfig(**lora))
+    model = get_peft_model(
+        Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32), LoraConfig(**lora)
+    )
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * scale)
     model.save_pretrained(folder)
@@ -269,11 +275,6 @@ def edit_base(folder: Path, change: Any) -> None:
 FIRST = "model.language_model.layers.0.self_attn.q_proj"
 
 
-def cut_shard(base: Path, _: Path) -> None:
-    path = base / "model-00002-of-00007.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
 def poison(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     name = f"base_model.model.{FIRST}.lora_B.weight"
     return state | {name: state[name].fill_(float("nan"))}
@@ -284,32 +285,80 @@ def enlarge(state: dict[str, torch.Tensor]) -> None:
         state[name][3] = 70000.0
 
 
+def set_option(**options: Any) -> Any:
+    return lambda _, adapter: edit_config(adapter, **options)
+
+
+def halve_a_pair(_: Path, adapter: Path) -> None:
+    dropped = f"base_model.model.{FIRST}.lora_A.weight"
+    edit_tensors(adapter, lambda state: {name: tensor for name, tensor in state.items() if name != dropped})
+
+
+def add_a_layer(_: Path, adapter: Path) -> None:
+    def change(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        layer = {name: tensor.clone() for name, tensor in state.items() if "layers.0." in name}
+        return state | {name.replace("layers.0.", "layers.9."): tensor for name, tensor in layer.items()}
+
+    edit_tensors(adapter, change)
+
+
+def double_the_columns(_: Path, adapter: Path) -> None:
+    def double(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor], 1) if "q_proj.lora_A" in name else tensor
+
+    edit_tensors(adapter, lambda state: {name: double(name, tensor) for name, tensor in state.items()})
+
+
+def pickle_it(_: Path, adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+
+
+def quantize_the_config(base: Path, _: Path) -> None:
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq"}
+    (base / "config.json").write_text(json.dumps(config))
+
+
+def quantize_the_weights(base: Path, _: Path) -> None:
+    def quantize(state: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in state if name.endswith("o_proj.weight")]:
+            state[name] = state[name].to(torch.float8_e4m3fn)
+
+    edit_base(base, quantize)
+
+
+def lose_a_shard(base: Path, _: Path) -> None:
+    (base / "model-00003-of-00007.safetensors").unlink()
+
+
+def cut_a_shard(base: Path, _: Path) -> None:
+    path = base / "model-00002-of-00007.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 REFUSALS = [
-    ("another kind of adapter", lambda _, a: edit_config(a, peft_type="OFT"), "ConfigError", ["OFT", "only LORA"]),
-    ("PiSSA", lambda _, a: edit_config(a, init_lora_weights="pissa_niter_4"), "ConfigError", ["pissa_niter_4"]),
-    ("tokens trained singly", lambda _, a: edit_config(a, trainable_token_indices=[1]), "ConfigError",
-     ["trainable_token_indices"]),
-    ("biases that PEFT lost", lambda _, a: edit_config(a, bias="lora_only"), "ConfigError", ["did not save"]),
-    ("DoRA without magnitudes", lambda _, a: edit_config(a, use_dora=True), "ConfigError", ["use_dora", "layers."]),
-    ("another rank", lambda _, a: edit_config(a, r=8), "ConfigError", [", 4]", "rank 8"]),
-    ("half a pair", lambda _, a: edit_tensors(a, lambda s: {k: v for k, v in s.items() if not k.endswith("0.self_attn.q_proj.lora_A.weight")}),
-     "ConfigError", [FIRST, "only one"]),
-    ("a layer that the base has not", lambda _, a: edit_tensors(a, lambda s: s | {k.replace("layers.0.", "layers.9."): v.clone() for k, v in s.items() if "layers.0." in k}),
-     "ConfigError", ["4 of 12 tensors", "layers.9.", "another model"]),
-    ("other shapes", lambda _, a: edit_tensors(a, lambda s: {k: torch.cat([v, v], 1) if "q_proj.lora_A" in k else v for k, v in s.items()}),
-     "ConfigError", [FIRST, "[64, 64]", "[4, 128]"]),
-    ("an adapter in a pickle", lambda _, a: (a / "adapter_model.safetensors").rename(a / "adapter_model.bin"),
-     "ConfigError", ["adapter_model.bin", "safetensors"]),
-    ("no adapter", lambda _, a: shutil.rmtree(a), "HostError", ["adapter_config.json", "no adapter folder"]),
-    ("a quantized base", lambda b, _: (b / "config.json").write_text(json.dumps(json.loads((b / "config.json").read_text()) | {"quantization_config": {"quant_method": "awq"}})),
-     "ConfigError", ["quantized", "awq"]),
-    ("an 8-bit base", lambda b, _: edit_base(b, lambda s: s.update({k: v.to(torch.float8_e4m3fn) for k, v in s.items() if k.endswith("o_proj.weight")})),
-     "ConfigError", ["o_proj", "F8_E4M3"]),
-    ("a missing shard", lambda b, _: (b / "model-00003-of-00007.safetensors").unlink(), "HostError",
-     ["model-00003-of-00007.safetensors is missing"]),
-    ("a shard cut short", cut_shard, "HostError", ["model-00002-of-00007.safetensors", "145,", "cut short"]),
-    ("no base", lambda b, _: shutil.rmtree(b), "HostError", ["config.json is missing"]),
-]  # fmt: skip
+    ("another kind of adapter", set_option(peft_type="OFT"), "ConfigError", ["OFT", "only LORA"]),
+    ("PiSSA", set_option(init_lora_weights="pissa_niter_4"), "ConfigError", ["pissa_niter_4"]),
+    ("tokens trained singly", set_option(trainable_token_indices=[1]), "ConfigError", ["trainable_token_indices"]),
+    ("biases that PEFT lost", set_option(bias="lora_only"), "ConfigError", ["did not save"]),
+    ("DoRA without magnitudes", set_option(use_dora=True), "ConfigError", ["use_dora", "layers."]),
+    ("another rank", set_option(r=8), "ConfigError", [", 4]", "rank 8"]),
+    ("half a pair", halve_a_pair, "ConfigError", [FIRST, "only one"]),
+    ("a layer that the base has not", add_a_layer, "ConfigError", ["4 of 12 tensors", "layers.9.", "another model"]),
+    ("other shapes", double_the_columns, "ConfigError", [FIRST, "[64, 64]", "[4, 128]"]),
+    ("an adapter in a pickle", pickle_it, "ConfigError", ["adapter_model.bin", "safetensors"]),
+    (
+        "no adapter",
+        lambda _, adapter: shutil.rmtree(adapter),
+        "HostError",
+        ["adapter_config.json", "no adapter folder"],
+    ),
+    ("a quantized base", quantize_the_config, "ConfigError", ["quantized", "awq"]),
+    ("an 8-bit base", quantize_the_weights, "ConfigError", ["o_proj", "F8_E4M3"]),
+    ("a missing shard", lose_a_shard, "HostError", ["model-00003-of-00007.safetensors is missing"]),
+    ("a shard cut short", cut_a_shard, "HostError", ["model-00002-of-00007.safetensors", "145,", "cut short"]),
+    ("no base", lambda base, _: shutil.rmtree(base), "HostError", ["config.json is missing"]),
+]
 
 
 @named("_, damage, type, words", REFUSALS, ids=[row[0] for row in REFUSALS])
@@ -423,7 +472,9 @@ def test_the_same_owner_replaces_its_folder_whole(simple: tuple[Path, Path], tmp
     assert content(out) == content(tmp_path / "fresh")
 
 
-def test_a_finished_folder_is_verified_and_a_damaged_shard_made_again(simple: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_finished_folder_is_verified_and_a_damaged_shard_made_again(
+    simple: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     first = run_merge(*simple, out)
     before = content(out)
@@ -490,7 +541,7 @@ def test_the_command_reports_progress_and_a_result_and_starts_without_transforme
     simple: tuple[Path, Path], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-X", "importtime", PROGRAM, *simple, tmp_path / "out"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
     assert (lines[-2]["event"], lines[-2]["unit"], lines[-2]["done"]) == ("progress", "bytes", lines[-2]["total"])
@@ -503,6 +554,6 @@ def test_the_command_reports_progress_and_a_result_and_starts_without_transforme
 
 def test_an_error_is_one_line_with_its_type(simple: tuple[Path, Path], tmp_path: Path) -> None:
     command = [sys.executable, str(PROGRAM), str(simple[0]), str(tmp_path / "nothing"), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     line = json.loads(done.stdout.splitlines()[-1])
     assert (done.returncode, line["event"], line["type"]) == (1, "error", "HostError")
