@@ -29,7 +29,8 @@ export async function findDeployment(home: string, name: string): Promise<Deploy
 
 /** All that serve now. */
 export async function listDeployments(home: string): Promise<Deployment[]> {
-  const names = await readdir(join(home, 'deployments')).catch(() => []);
+  const entries = await readdir(join(home, 'deployments'), { withFileTypes: true }).catch(() => []);
+  const names = entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
   const found = await Promise.all(names.map((name) => findDeployment(home, name)));
   return found.filter((deployment) => deployment !== undefined);
 }

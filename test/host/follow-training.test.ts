@@ -1,0 +1,287 @@
+import { beforeEach, describe, expect, test } from '@jest/globals';
+import { readFileSync } from 'node:fs';
+import {
+  followTraining,
+  TrainingState,
+  type HangLimits,
+  type TrainingEnd,
+  type TrainingProgress,
+} from '../../host/follow-training.ts';
+import type { RunDirectory } from '../../host/run-directory.ts';
+import { readJson, writeJson } from '../../host/state-file.ts';
+import type { TrainingEvent } from '../../host/training-events.ts';
+import { stopTrainer, trainerIsAlive, type TrainerProcess } from '../../host/trainer-process.ts';
+import { ENDLESS, eventually, newRun, startStandIn, type StandIn } from '../fixtures/trainers/stand-in.ts';
+
+const patient: HangLimits = { factor: 20, minSeconds: 120, quietSeconds: 1800 };
+
+describe('followed to its end', () => {
+  let run: RunDirectory;
+
+  beforeEach(() => {
+    run = newRun();
+  });
+
+  test('a training that succeeds has told of every step', async () => {
+    const trainer = await startStandIn(run, ['succeeds']);
+    const { end, seen } = await follow(run, trainer);
+    expect(end).toMatchObject({
+      kind: 'finished',
+      event: { atStep: 4, maxSteps: 4, stopped: false, adapter: run.trainOutput },
+    });
+    expect(seen.at(-1)).toMatchObject({
+      step: 4,
+      maxSteps: 4,
+      loss: 0.25,
+      secondsPerStep: 0.02,
+      etaSeconds: 0,
+      checkpointStep: 4,
+      pid: trainer.pid,
+    });
+  });
+
+  test.each<[string, [StandIn, ...string[]], object]>([
+    [
+      'one that fails says so by name',
+      ['fails', '--error', 'DatasetError'],
+      { kind: 'failed', event: { error: 'DatasetError', exception: 'ValueError' } },
+    ],
+    [
+      'one that fails before it has begun, too',
+      ['fails', '--before-start', '--error', 'ConfigError'],
+      { kind: 'failed', event: { error: 'ConfigError' } },
+    ],
+    ['one without memory', ['out_of_memory', '--fits', '0'], { kind: 'failed', event: { error: 'OutOfMemoryError' } }],
+    ['one that is killed', ['dies_mid_checkpoint'], { kind: 'died', how: 'it was killed by SIGKILL' }],
+    [
+      'one that ends without a word',
+      ['succeeds', '--no-such-flag'],
+      { kind: 'died', how: 'it ended with exit code 2 and no last word' },
+    ],
+  ])('%s', async (_, command, end) => {
+    expect((await follow(run, await startStandIn(run, command))).end).toMatchObject(end);
+  });
+
+  test('one that is told to end by somebody else was interrupted', async () => {
+    const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
+    await followUntil(run, trainer, ({ step }) => step > 0);
+    process.kill(trainer.pid, 'SIGTERM');
+    expect((await follow(run, trainer)).end).toMatchObject({ kind: 'interrupted', event: { signal: 'SIGTERM' } });
+  });
+
+  test('one that vanishes with its keeper, as at a power cut, has died', async () => {
+    const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
+    process.kill(trainer.keeper.pid, 'SIGKILL');
+    expect((await follow(run, trainer)).end).toEqual({
+      kind: 'died',
+      how: expect.stringContaining('vanished together with its keeper'),
+    });
+    expect(trainerIsAlive(trainer)).toBe(false);
+  });
+
+  test('a resume goes on from the checkpoint that is whole', async () => {
+    await follow(run, await startStandIn(run, ['dies_mid_checkpoint', '--deaths', '1'], 1));
+    const { end, seen } = await follow(
+      run,
+      await startStandIn(run, ['dies_mid_checkpoint', '--deaths', '1', '--steps', '6'], 2),
+    );
+    expect(end).toMatchObject({ kind: 'finished', event: { atStep: 6 } });
+    expect(
+      Math.min(...seen.filter(({ phase }) => phase !== 'starting').map(({ step }) => step)),
+    ).toBeGreaterThanOrEqual(2);
+  });
+
+  test('a training that had finished before it was started again has finished', async () => {
+    await follow(run, await startStandIn(run, ['succeeds'], 1));
+    const { end } = await follow(run, await startStandIn(run, ['succeeds'], 2));
+    expect(end).toMatchObject({ kind: 'finished', event: { atStep: 4 } });
+  });
+
+  test("an earlier attempt's ending is not taken for this one's", async () => {
+    await follow(run, await startStandIn(run, ['fails'], 1));
+    const { end } = await follow(run, await startStandIn(run, ['succeeds', '--no-such-flag'], 2));
+    expect(end).toMatchObject({ kind: 'died' });
+  });
+
+  test("nor is that of a trainer which has taken this one's place", async () => {
+    const first = await startStandIn(run, ['fails', '--gain', ENDLESS, '--steps', ENDLESS], 1);
+    process.kill(first.keeper.pid, 'SIGKILL');
+    await eventually(() => !trainerIsAlive(first));
+    await follow(run, await startStandIn(run, ['succeeds'], 2));
+    expect((await follow(run, first)).end).toMatchObject({ kind: 'died' });
+  });
+
+  test('half a line is waited for, and one torn by a death spoils no other', async () => {
+    const torn = await follow(run, await startStandIn(run, ['writes_half_a_line', '--deaths', '1'], 1));
+    expect(torn.end).toMatchObject({ kind: 'died' });
+    const flags = ['--deaths', '1', '--seconds-per-step', '0.6'];
+    const whole = await follow(run, await startStandIn(run, ['writes_half_a_line', ...flags], 2));
+    expect(whole.end).toMatchObject({ kind: 'finished' });
+    expect(whole.seen.some(({ step, loss }) => step === 1 && loss === 1)).toBe(true);
+  });
+
+  test('one that makes no step any more is stopped, and what it did is kept', async () => {
+    const trainer = await startStandIn(run, ['hangs_silently', '--gain', '3', '--steps', ENDLESS]);
+    const { end } = await follow(run, trainer, { hang: { factor: 5, minSeconds: 1, quietSeconds: 1800 } });
+    expect(end).toMatchObject({ kind: 'hung', stackDump: expect.stringContaining(run.train) });
+    const { stackDump, silentSeconds } = end as Extract<TrainingEnd, { kind: 'hung' }>;
+    expect(silentSeconds).toBeGreaterThanOrEqual(1);
+    expect(readFileSync(stackDump, 'utf8')).toMatch(/wait_for_a_rank_that_is_gone|py-spy could not dump/);
+    expect(trainerIsAlive(trainer)).toBe(false);
+  });
+
+  test('whoever stops following leaves the trainer alone', async () => {
+    const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
+    const stop = new AbortController();
+    const reason = new Error('the worker shuts down');
+    const following = follow(run, trainer, {
+      signal: stop.signal,
+      onProgress: ({ step }) => void (step > 2 && stop.abort(reason)),
+    });
+    await expect(following).rejects.toBe(reason);
+    expect(trainerIsAlive(trainer)).toBe(true);
+    await stopTrainer(trainer, 20_000);
+  });
+
+  test('whoever comes later sees where the training stands at once', async () => {
+    const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
+    await followUntil(run, trainer, ({ checkpointStep }) => checkpointStep >= 4);
+    const [first] = await followUntil(run, trainer, () => true);
+    expect(first).toMatchObject({
+      phase: expect.stringMatching(/training|saving/),
+      maxSteps: Number(ENDLESS),
+      secondsPerStep: 0.02,
+    });
+    expect(first?.step).toBeGreaterThanOrEqual(4);
+    await stopTrainer(trainer, 20_000);
+  });
+
+  test('a process.json of another boot is of a trainer that is gone', async () => {
+    const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
+    const recorded = await readJson<TrainerProcess>(run.process);
+    await writeJson(run.process, { ...recorded, bootId: 'another boot' });
+    expect((await follow(run, { ...trainer, bootId: 'another boot' })).end).toMatchObject({ kind: 'died' });
+    await stopTrainer(trainer, 20_000);
+  });
+});
+
+const START = 1_700_000_000;
+const PID = 4242;
+
+describe('the time that is left', () => {
+  test('is the median pace times the steps to go', () => {
+    const state = stateOf([started(0), phase('training'), step(1, 10, 2), step(2, 10, 2), step(3, 10, 90)]);
+    expect(state.progress()).toMatchObject({ step: 3, maxSteps: 10, secondsPerStep: 2, etaSeconds: 14 });
+  });
+
+  test('is not known before the first step, after a resume neither', () => {
+    expect(stateOf([started(0)]).progress()).toMatchObject({ step: 0, etaSeconds: null });
+    const earlier = { time: START - 100 };
+    const resumed = stateOf([{ ...started(0, 1), ...earlier }, { ...step(5, 10, 60), ...earlier }, started(4)]);
+    expect(resumed.progress()).toMatchObject({ step: 4, maxSteps: 10, secondsPerStep: null, etaSeconds: null });
+    resumed.apply(step(5, 10, 1));
+    expect(resumed.progress()).toMatchObject({ step: 5, secondsPerStep: 1, etaSeconds: 5 });
+  });
+
+  test('follows the pace of the last twenty steps', () => {
+    const slow = Array.from({ length: 20 }, (_, index) => step(index + 1, 100, 10));
+    const fast = Array.from({ length: 20 }, (_, index) => step(index + 21, 100, 1));
+    expect(stateOf([started(0), ...slow, ...fast]).progress()).toMatchObject({ secondsPerStep: 1, etaSeconds: 60 });
+  });
+});
+
+test('a resume from an older checkpoint, the newest being damaged, goes back to that one', () => {
+  const earlier = { time: START - 100 };
+  const state = stateOf([{ ...checkpoint(8), ...earlier }, started(4)]);
+  expect(state.progress()).toMatchObject({ step: 4, checkpointStep: 4 });
+});
+
+describe('a trainer counts as hung', () => {
+  const limits: HangLimits = { factor: 20, minSeconds: 120, quietSeconds: 1800 };
+  const training = [started(0), phase('training')];
+  test.each<[string, TrainingEvent[], number]>([
+    ['when a fast step takes over two minutes', [...training, step(1, 9, 0.5)], 120],
+    ['when a slow step takes twenty times its pace', [...training, step(1, 9, 30)], 600],
+    ['half an hour into its first step', training, 1800],
+    ['half an hour into a checkpoint', [...training, step(1, 9, 0.5), phase('saving')], 1800],
+    ['half an hour into an evaluation', [...training, step(1, 9, 0.5), phase('evaluating')], 1800],
+    ['half an hour into loading', [started(0), phase('loading')], 1800],
+    [
+      'half an hour into loading again after a crash',
+      [{ ...step(1, 9, 0.5), time: START - 1 }, started(0), phase('loading')],
+      1800,
+    ],
+    ['half an hour after the start, never having said a word', [], 1800],
+  ])('%s', (_, events, seconds) => {
+    const state = stateOf(events);
+    const now = Date.now() / 1000;
+    expect(state.overdueSeconds(limits, now + seconds - 10)).toBeUndefined();
+    expect(state.overdueSeconds(limits, now + seconds + 10)).toBeGreaterThanOrEqual(seconds);
+  });
+
+  test('but not while steps come', () => {
+    const now = Date.now() / 1000;
+    const state = stateOf([...training, step(1, 9, 1)]);
+    state.apply({ ...step(2, 9, 1), time: now + 1000 });
+    expect(state.overdueSeconds(limits, now + 1100)).toBeUndefined();
+    expect(state.overdueSeconds(limits, now + 1130)).toBe(130);
+  });
+});
+
+function stateOf(events: TrainingEvent[]): TrainingState {
+  const state = new TrainingState({ pid: PID, startedAt: new Date(START * 1000).toISOString() });
+  for (const event of events) state.apply(event);
+  return state;
+}
+
+function started(resumedAtStep: number, pid = PID): TrainingEvent {
+  return { type: 'started', attempt: 1, pid, resumedFrom: null, resumedAtStep, time: START };
+}
+
+function phase(name: 'training' | 'saving' | 'evaluating' | 'loading'): TrainingEvent {
+  return { type: 'phase', phase: name, time: START };
+}
+
+function step(number: number, maxSteps: number, secondsPerStep: number): TrainingEvent {
+  return { type: 'step', step: number, loss: 1, maxSteps, secondsPerStep, time: START };
+}
+
+function checkpoint(atStep: number): TrainingEvent {
+  return { type: 'checkpoint', checkpoint: `checkpoint-${atStep}`, atStep, sizeBytes: 1, time: START };
+}
+
+interface Watching {
+  signal?: AbortSignal;
+  onProgress?: (progress: TrainingProgress) => void;
+  hang?: HangLimits;
+}
+
+async function follow(
+  run: RunDirectory,
+  trainer: TrainerProcess,
+  watching: Watching = {},
+): Promise<{ end: TrainingEnd; seen: TrainingProgress[] }> {
+  const { signal = new AbortController().signal, hang = patient } = watching;
+  const seen: TrainingProgress[] = [];
+  const onProgress = (progress: TrainingProgress) => {
+    seen.push(progress);
+    watching.onProgress?.(progress);
+  };
+  return { end: await followTraining(run, trainer, { signal, hang, onProgress }), seen };
+}
+
+/** Follow a trainer until its progress is as wanted, then leave it; returns the progress seen. */
+async function followUntil(
+  run: RunDirectory,
+  trainer: TrainerProcess,
+  wanted: (progress: TrainingProgress) => boolean,
+): Promise<TrainingProgress[]> {
+  const seen: TrainingProgress[] = [];
+  const stop = new AbortController();
+  const onProgress = (progress: TrainingProgress) => {
+    seen.push(progress);
+    if (wanted(progress)) stop.abort();
+  };
+  await follow(run, trainer, { signal: stop.signal, onProgress }).catch(() => {});
+  return seen;
+}

@@ -1,0 +1,57 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { hasBfloat16, listGpus } from '../../host/gpus.ts';
+import { newFolder } from '../fixtures/trainers/stand-in.ts';
+
+const PATH = process.env.PATH ?? '';
+let programs: string;
+
+beforeEach(() => {
+  programs = newFolder();
+  process.env.PATH = `${programs}:${PATH}`;
+});
+
+afterEach(() => {
+  process.env.PATH = PATH;
+});
+
+describe('GPUs are what nvidia-smi lists, with the numbers that decide precision and batch', () => {
+  const v100 = 'Tesla V100-SXM2-32GB, 7.0, 32768, 32000, 535.183.01';
+  test.each([
+    ['a 4090', ['0, NVIDIA GeForce RTX 4090, 8.9, 24564, 24000, 560.35.03'], [true]],
+    ['two V100', [`0, ${v100}`, `1, ${v100}`], [false, false]],
+    ['a V100 beside an A100', [`0, ${v100}`, '1, NVIDIA A100 80GB PCIe, 8.0, 81920, 81000, 535.183.01'], [false, true]],
+  ])('%s', async (_, lines, bfloat16) => {
+    nvidiaSmi(`printf '${lines.join('\\n')}\\n'`);
+    const gpus = await listGpus();
+    expect(gpus.map(hasBfloat16)).toEqual(bfloat16);
+    expect(gpus.map((gpu) => [gpu.index, gpu.name, gpu.computeCapability, gpu.totalMemoryBytes / 1024 ** 2])).toEqual(
+      lines
+        .map((line) => line.split(', '))
+        .map(([index, name, cc, total]) => [Number(index), name, Number(cc), Number(total)]),
+    );
+    expect(gpus[0]?.freeMemoryBytes).toBe(Number(lines[0]?.split(', ')[4]) * 1024 ** 2);
+    expect(gpus[0]?.driverVersion).toMatch(/^\d+\.\d+/);
+  });
+});
+
+describe('a host has none', () => {
+  test.each([
+    ['when nvidia-smi lists none', `printf 'No devices were found\\n'`],
+    ['when the driver does not answer', 'echo "NVIDIA-SMI has failed"; exit 9'],
+    ['when it prints nothing', 'exit 0'],
+  ])('%s', async (_, script) => {
+    nvidiaSmi(script);
+    expect(await listGpus()).toEqual([]);
+  });
+
+  test('when there is no nvidia-smi', async () => {
+    process.env.PATH = programs;
+    expect(await listGpus()).toEqual([]);
+  });
+});
+
+function nvidiaSmi(script: string): void {
+  writeFileSync(join(programs, 'nvidia-smi'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+}

@@ -1,0 +1,103 @@
+import { beforeEach, describe, expect, test } from '@jest/globals';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RunDirectory } from '../../host/run-directory.ts';
+import { TrainingLedger } from '../../host/training-ledger.ts';
+import { newRun } from '../fixtures/trainers/stand-in.ts';
+
+let run: RunDirectory;
+
+beforeEach(() => {
+  run = newRun();
+});
+
+describe('crashes end the stage', () => {
+  test.each([
+    ['after three without a new checkpoint', [0, 0, 0], [false, false, true]],
+    ['not while each one got further', [0, 2, 4, 6, 8], [false, false, false, false, false]],
+    ['after three in a row, counted anew since the last progress', [0, 0, 2, 2, 2], [false, false, false, false, true]],
+    ['with each one after the third', [4, 4, 4, 4], [false, false, true, true]],
+    ['when a damaged checkpoint sent them back to one place', [4, 2, 2, 2], [false, false, false, true]],
+  ])('%s', async (_, checkpoints, loops) => {
+    const seen = [];
+    for (const checkpoint of checkpoints)
+      seen.push(await (await open('training', `attempt ${seen.length}`)).isCrashLoop('it died', checkpoint));
+    expect(seen).toEqual(loops);
+  });
+});
+
+test('another training begins with a clean count', async () => {
+  for (const attempt of ['1', '2']) await (await open('old', attempt)).isCrashLoop('it died', 0);
+  expect(await (await open('new', '3')).isCrashLoop('it died', 0)).toBe(false);
+});
+
+test('the latest attempt owns the training, and an earlier one can tell', async () => {
+  await open('training', 'first');
+  expect(await TrainingLedger.isOwner(run, 'first')).toBe(true);
+  await open('training', 'second');
+  expect(await TrainingLedger.isOwner(run, 'first')).toBe(false);
+  expect(await TrainingLedger.isOwner(run, 'second')).toBe(true);
+});
+
+test('nobody owns a training that was never begun', async () => {
+  expect(await TrainingLedger.isOwner(run, 'first')).toBe(false);
+});
+
+test('the same training is taken up where it is, its trainer untouched', async () => {
+  await open('training', 'first');
+  leave('output', 'events.jsonl', 'trainer.log', 'stop-request.json');
+  await open('training', 'second', fail);
+  expect(readdirSync(run.train).sort()).toEqual([
+    'attempts.json',
+    'events.jsonl',
+    'output',
+    'stop-request.json',
+    'trainer.log',
+  ]);
+});
+
+test("another training's output is set aside whole, after its trainer was stopped", async () => {
+  await open('an old training', 'first');
+  leave('output', 'events.jsonl', 'trainer.log', 'stop-request.json', 'config.yaml');
+  const before: string[][] = [];
+  await open('a new training', 'second', () => void before.push(readdirSync(run.train)));
+  expect(before).toEqual([expect.arrayContaining(['output', 'events.jsonl'])]);
+  const [aside] = readdirSync(run.train).filter((name) => name.startsWith('superseded-an old t'));
+  expect(readdirSync(join(run.train, aside ?? '')).sort()).toEqual([
+    'events.jsonl',
+    'output',
+    'stop-request.json',
+    'trainer.log',
+  ]);
+  expect(readdirSync(run.train).sort()).toEqual(['attempts.json', 'config.yaml', aside]);
+  expect(readFileSync(join(run.train, aside ?? '', 'output/file'), 'utf8')).toBe('output');
+});
+
+test('output of which nobody knows the training is set aside, too', async () => {
+  leave('output');
+  await open('training', 'first');
+  expect(readdirSync(run.train).filter((name) => name.startsWith('superseded-unknown-'))).toHaveLength(1);
+});
+
+test('a stop that was asked for before the first attempt is still wanted', async () => {
+  leave('stop-request.json');
+  await open('training', 'first');
+  expect(readdirSync(run.train)).toContain('stop-request.json');
+});
+
+async function open(training: string, owner: string, stopOther: () => void = () => {}): Promise<TrainingLedger> {
+  return TrainingLedger.open(run, training, owner, async () => Promise.resolve(stopOther()));
+}
+
+function fail(): void {
+  throw new Error('the trainer must not be stopped');
+}
+
+/** `output` becomes a folder with a file, the others files. */
+function leave(...names: string[]): void {
+  mkdirSync(run.train, { recursive: true });
+  for (const name of names) {
+    if (name === 'output') mkdirSync(run.trainOutput);
+    writeFileSync(name === 'output' ? join(run.trainOutput, 'file') : join(run.train, name), name);
+  }
+}
