@@ -25,6 +25,13 @@ def main(protocol: Protocol) -> dict[str, Any]:
         cutoff_len=arguments.cutoff_len,
         image_max_pixels=arguments.image_max_pixels,
         image_min_pixels=arguments.image_min_pixels,
+        video_max_pixels=arguments.video_max_pixels,
+        video_min_pixels=arguments.video_min_pixels,
+        video_fps=arguments.video_fps,
+        video_maxlen=arguments.video_maxlen,
+        default_system=arguments.default_system,
+        preprocessing_num_workers=max(1, arguments.preprocessing_num_workers),
+        seed=arguments.seed,
         held_out_fraction=arguments.held_out_fraction,
         on_bad_row=arguments.on_bad_row,
         max_drop_fraction=arguments.max_drop_fraction,
@@ -43,18 +50,23 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the splits and the report")
     parser.add_argument("--media-dir", type=Path, help="folder that picture paths start from (default: --dataset-dir)")
     parser.add_argument("--model", type=Path, help="base model folder; with it tokens are counted")
-    parser.add_argument("--template", help="LLaMA-Factory's template (default: qwen3_vl_nothink)")
+    parser.add_argument("--template", default="qwen3_vl_nothink", help="LLaMA-Factory's template for the base")
     parser.add_argument("--cutoff-len", type=int, default=2048)
     parser.add_argument("--image-max-pixels", type=int, default=768 * 768)
     parser.add_argument("--image-min-pixels", type=int, default=32 * 32)
+    parser.add_argument("--video-max-pixels", type=int, default=256 * 256)
+    parser.add_argument("--video-min-pixels", type=int, default=16 * 16)
+    parser.add_argument("--video-fps", type=float, default=2.0)
+    parser.add_argument("--video-maxlen", type=int, default=128)
+    parser.add_argument("--default-system", help="system prompt of rows that have none")
+    parser.add_argument("--preprocessing-num-workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=42, help="draws num_samples as LLaMA-Factory with this seed does")
     parser.add_argument("--held-out-fraction", type=_fraction, default=0.1)
     parser.add_argument("--on-bad-row", choices=("fail", "drop"), default="fail")
     parser.add_argument("--max-drop-fraction", type=_fraction, default=0.1)
     parser.add_argument("--roots", help="folders that data may be in, separated by colons (default: anywhere)")
     parser.add_argument("--cache-dir", type=Path, help="folder that remembers verdicts between runs")
-    parser.add_argument(
-        "--processes", type=int, help="processes that decode pictures (default: one per CPU, at most 8)"
-    )
+    parser.add_argument("--processes", type=int, help="processes that decode (default: one per CPU, at most 8)")
     return parser.parse_args()
 
 

@@ -1,43 +1,63 @@
-"""The judgement of a whole dataset, batch by batch, in bounded memory, and the splits that come of it."""
+"""The judgement of whole datasets, batch by batch, in bounded memory, and the splits that come of it."""
 
-import hashlib
-import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from dataset.info import Entry, complete_entry, read_entries
-from dataset.media import Locator
-from dataset.pictures import PictureJudge
+from dataset.columns import Type, fits, holds_times, say
+from dataset.file_judge import FileJudge, Pool, open_cache
+from dataset.info import Entry, read_entries
+from dataset.late_columns import LateColumns
+from dataset.media import Locator, MediaFinder
+from dataset.pictures import PICTURES
 from dataset.problems import Problem
 from dataset.report import LineFile, ProblemLog, TokenReport
-from dataset.sources import Batch, list_files, read_batches
-from dataset.split import is_held_out
-from dataset.structure import Conversation, convert, used_columns
-from dataset.tokens import CONTROL_TOKENS, TEMPLATES, PictureRule, TokenCounter, UnreadableBase, read_picture_rule
+from dataset.rows import Row, check_media, check_text, clips_of
+from dataset.selection import NoSuchSplit, select, takes_all
+from dataset.sources import Batch, Source, Unreadable, list_files, open_source
+from dataset.splits import HELD_OUT, TRAIN, Splits
+from dataset.structure import column_problem, convert, used_columns
+from dataset.tokens import (
+    CONTROL_TOKENS,
+    TEMPLATES,
+    PictureRule,
+    Shown,
+    TokenCounter,
+    UnreadableBase,
+    read_picture_rule,
+    read_video_rule,
+)
+from dataset.videos import VideoRule, video_kind
 from protocol import TemperError, write_whole
 
-MAX_REMEMBERED_ROWS = 4_000_000
+MAX_REMEMBERED_ROWS = 2_000_000
 """Rows among which duplicates are looked for; beyond, memory would grow."""
+_LATE = ("images", "videos", "system", "tools")
 
 
 @dataclass
 class Settings:
-    """What to judge, and how strictly; the numbers are LLaMA-Factory's options of the same names."""
+    """What to judge, and how strictly; the options that have LLaMA-Factory's names mean what they mean there."""
 
     dataset_dir: Path
     datasets: list[str]
     out: Path
     media_dir: Path | None = None
     model: Path | None = None
-    template: str | None = None
+    template: str = "qwen3_vl_nothink"
     cutoff_len: int = 2048
     image_max_pixels: int = 768 * 768
     image_min_pixels: int = 32 * 32
+    video_max_pixels: int = 256 * 256
+    video_min_pixels: int = 16 * 16
+    video_fps: float = 2.0
+    video_maxlen: int = 128
+    default_system: str | None = None
+    preprocessing_num_workers: int = 1
+    seed: int = 42
     held_out_fraction: float = 0.1
     on_bad_row: str = "fail"
     max_drop_fraction: float = 0.1
@@ -45,363 +65,350 @@ class Settings:
     cache_dir: Path | None = None
     processes: int = field(default_factory=lambda: max(1, min(8, len(os.sched_getaffinity(0)))))
 
-
-@dataclass(slots=True)
-class _Row:
-    """A row on its way: where it stands, what it says, its pictures as absolute paths, its verdict."""
-
-    index: int
-    raw: dict[str, Any]
-    conversation: Conversation | None = None
-    pictures: list[str] = field(default_factory=list)
-    picture_tokens: list[int] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
     @property
-    def refused(self) -> bool:
-        return any(problem.severity == "error" for problem in self.problems)
+    def drops(self) -> bool:
+        """Whether bad rows are set aside rather than refused with the dataset."""
+        return self.on_bad_row == "drop"
 
 
 class Judge:
     """One validation: reads the datasets, writes `out`, returns the result."""
 
     def __init__(self, settings: Settings, progress: Callable[[int, int, str, str], None]) -> None:
-        self._settings = settings
-        self._progress = progress
+        self._settings, self._progress = settings, progress
         settings.out.mkdir(parents=True, exist_ok=True)
-        self._log = ProblemLog(settings.out / "problems.jsonl")
+        self._log = ProblemLog(settings.out / "problems.jsonl", settings.drops)
         self._dropped = LineFile(settings.out / "dropped.jsonl")
-        self._splits = {name: LineFile(settings.out / f"{name}.jsonl") for name in ("train", "held_out")}
-        self._pictures = PictureJudge(settings.cache_dir, settings.processes)
-        self._locator = Locator(str(settings.media_dir or settings.dataset_dir), settings.roots)
+        self._splits = Splits(settings.out, settings.held_out_fraction)
+        self._cache = open_cache(settings.cache_dir) if settings.cache_dir else None
+        self._pool = Pool(settings.processes)
+        self._pictures = FileJudge(PICTURES, self._pool, self._cache)
+        self._videos: FileJudge[Any] | None = None
+        locator = Locator(str(settings.media_dir or settings.dataset_dir), settings.roots)
+        self._finder = MediaFinder(locator, settings.out / "media")
         self._counter: TokenCounter | None = None
-        self._rule: PictureRule | None = None
+        self._picture_rule: PictureRule | None = None
+        self._video_rule: VideoRule | None = None
         self._tokens = TokenReport()
-        self._digest = hashlib.sha256()
-        self._seen: dict[int, None] | set[int] = set()
+        self._seen: set[int] = set()
         self._rows = self._kept = self._refused = 0
-        self._shown: dict[str, bool] = {"images": False, "videos": False, "tools": False}
-        self._used_pictures: dict[str, set[str]] = {"train": set(), "held_out": set()}
         self._datasets: list[dict[str, Any]] = []
+        self._fatal = False
+        self._bytes_done = self._bytes_total = 0
 
     def run(self) -> dict[str, Any]:
-        """Judge everything; the result is report.json plus `reportPath`. Raises TemperError for a dataset refused."""
+        """Judge everything; the result is report.json and where it is. Raises TemperError for a dataset refused."""
         try:
             self._prepare_tokens()
             entries, problems = read_entries(self._settings.dataset_dir, self._settings.datasets)
-            for problem in problems:
-                self._log.add(problem)
-            for entry in entries:
-                self._judge_entry(entry)
+            self._note(problems)
+            listed = [(entry, self._list_files(entry)) for entry in entries]
+            self._bytes_total = sum(os.path.getsize(path) for _, files in listed for path in files)
+            for entry, files in listed:
+                self._judge_entry(entry, files)
             return self._finish()
         except BaseException:
-            for file in (self._log, self._dropped, *self._splits.values()):
+            for file in (self._log, self._dropped, self._splits):
                 file.discard()
             raise
         finally:
-            self._pictures.close()
+            self._pool.close()
+            if self._cache is not None:
+                self._cache.close()
+
+    def _note(self, problems: list[Problem], file: str | None = None, dataset: str | None = None) -> None:
+        """Log problems; an error that concerns no row alone, and that Temper's copy does not heal, is fatal."""
+        for problem in problems:
+            problem.file = problem.file or file
+            problem.dataset = problem.dataset or dataset
+            self._log.add(problem)
+            self._fatal |= problem.severity == "error" and problem.row is None and not problem.healed
 
     def _prepare_tokens(self) -> None:
         settings = self._settings
         if settings.model is None:
             return
-        template = settings.template or "qwen3_vl_nothink"
-        if template not in TEMPLATES:
-            what = f"tokens are not counted: template {template!r} is not one of {', '.join(TEMPLATES)}"
+        if settings.template not in TEMPLATES:
+            what = f"tokens are not counted: template {settings.template!r} is not one of {', '.join(TEMPLATES)}"
             fix = "Use qwen3_vl_nothink for an Instruct model, qwen3_vl for a Thinking one"
-            self._log.add(Problem("template-unknown", what, fix, severity="warning", effect="trains"))
+            self._note([Problem("template-unknown", what, fix, "warning", "trains")])
             return
         try:
-            self._counter = TokenCounter(settings.model, template, settings.cutoff_len, settings.processes)
-            self._rule = read_picture_rule(settings.model, settings.image_max_pixels, settings.image_min_pixels)
-        except (UnreadableBase, ValueError) as error:
+            self._picture_rule = read_picture_rule(settings.model, settings.image_max_pixels, settings.image_min_pixels)
+            self._video_rule = read_video_rule(
+                settings.model,
+                settings.template,
+                settings.video_max_pixels,
+                settings.video_min_pixels,
+                settings.video_fps,
+                settings.video_maxlen,
+            )
+            self._counter = TokenCounter(
+                settings.model,
+                settings.template,
+                settings.cutoff_len,
+                settings.processes,
+                self._video_rule,
+                settings.default_system,
+            )
+        except (UnreadableBase, ValueError, OSError) as error:
             fix = "Complete the base folder"
-            self._log.add(Problem("base-unreadable", str(error), fix, effect="dies", file=str(settings.model)))
+            self._note([Problem("base-unreadable", str(error), fix, file=str(settings.model))])
 
-    def _judge_entry(self, entry: Entry) -> None:
+    def _list_files(self, entry: Entry) -> list[str]:
         files, problems = list_files(self._settings.dataset_dir, entry)
-        before = (self._rows, self._kept)
-        for problem in problems:
-            problem.dataset = entry.name
-            self._log.add(problem)
-        total = sum(os.path.getsize(path) for path in files)
-        done = 0
-        columns: set[str] = set()
-        for path in files:
-            outside = self._outside_roots(path)
-            if outside is not None:
-                self._log.add(outside)
-                continue
-            label = os.path.relpath(path, self._settings.dataset_dir)
-            first = True
-            for batch in read_batches(path, label):
-                if first:
-                    first = False
-                    columns = set().union(*(row.keys() for _, row in batch.rows))
-                    missing = [column for column in used_columns(entry) if column not in columns]
-                    if missing and batch.rows:
-                        self._log.add(_column_missing(missing[0], columns, entry, label))
-                        break
-                self._judge_batch(batch, entry)
-                self._progress(done + batch.done_bytes, total, "bytes", f"{entry.name}: {self._rows} rows judged")
-            done += os.path.getsize(path)
-        rows = self._rows - before[0]
-        if files and rows == 0 and not self._log.errors:
-            what, fix = "the dataset has no rows", "Put rows into it, or leave it out"
-            self._log.add(Problem("dataset-empty", what, fix, dataset=entry.name))
-        self._datasets.append({"name": entry.name, "rows": rows, "kept": self._kept - before[1], "files": len(files)})
+        self._note(problems, dataset=entry.name)
+        outside = [problem for path in files if (problem := self._outside_roots(path)) is not None]
+        self._note(outside, dataset=entry.name)
+        return [] if outside else files
 
     def _outside_roots(self, path: str) -> Problem | None:
-        roots = self._settings.roots
         real = os.path.realpath(path)
+        roots = self._settings.roots
         if roots is None or any(real.startswith(os.path.realpath(root).rstrip("/") + "/") for root in roots):
             return None
         what = f"the file leads to {real}, outside the folders that this worker may read"
         return Problem("file-outside-roots", what, "Move it below an allowed folder", effect="trains", file=path)
 
-    def _judge_batch(self, batch: Batch, entry: Entry) -> None:
-        for problem in batch.problems:
-            problem.dataset = entry.name
-            if problem.healed and self._settings.on_bad_row == "drop":
-                problem.severity = "warning"
-            self._log.add(problem)
+    def _judge_entry(self, entry: Entry, files: list[str]) -> None:
+        before = self._rows, self._kept
+        late = LateColumns(_LATE)
+        problems_before = self._log.errors
+        taken = self._select(entry, files)
+        if taken is not None:
+            for label, batch in self._batches(entry, files):
+                self._judge_batch(batch, label, entry, late, taken)
+                self._progress(self._bytes_done + batch.done_bytes, self._bytes_total, "bytes", f"{self._rows} rows")
+        if entry.num_samples is None:
+            self._check_late(entry, late)
+        rows = self._rows - before[0]
+        if files and not rows and self._log.errors == problems_before:
+            what, fix = "the dataset has no rows", "Put rows into it, or leave it out"
+            self._note([Problem("dataset-empty", what, fix)], dataset=entry.name)
+        self._datasets.append({"name": entry.name, "rows": rows, "kept": self._kept - before[1], "files": len(files)})
+
+    def _select(self, entry: Entry, files: list[str]) -> Counter[int] | bool | None:
+        """The rows that are taken, by their number in the whole dataset; True for all; None when that is impossible."""
+        if takes_all(entry.split, entry.num_samples):
+            return True
+        rows = 0
+        for path in files:
+            try:
+                source = open_source(path)
+            except Unreadable:
+                return True
+            rows += sum(len(batch.rows) + batch.unreadable for batch in source.batches())
+        try:
+            return select(entry.split, entry.num_samples, rows, self._settings.seed)
+        except NoSuchSplit as error:
+            problem = Problem("split-unknown", str(error), 'Write "split": "train", or leave it out', field="split")
+            self._note([problem], "dataset_info.json", entry.name)
+            return None
+
+    def _batches(self, entry: Entry, files: list[str]) -> Iterator[tuple[str, Batch]]:
+        """All batches of the dataset with their file's label; problems of whole files are noted on the way."""
+        settled: dict[str, Type] | None = None
+        for path in files:
+            label = os.path.relpath(path, self._settings.dataset_dir)
+            try:
+                source = open_source(path)
+            except Unreadable as unreadable:
+                self._note([unreadable.problem], label, entry.name)
+                continue
+            self._note(source.problems, label, entry.name)
+            if settled is None:
+                settled = source.types
+                refused = self._check_columns(source, entry)
+                self._note(refused, label, entry.name)
+                if any(problem.severity == "error" and not problem.healed for problem in refused):
+                    return
+            else:
+                self._note(_differences(settled, source.types, 0), label, entry.name)
+            first = True
+            for batch in source.batches():
+                if batch.types is not None and not first:
+                    row = batch.rows[0][0] if batch.rows else 0
+                    self._note(_differences(settled, batch.types, row), label, entry.name)
+                first = False
+                yield label, batch
+            self._bytes_done += os.path.getsize(path)
+
+    def _check_columns(self, source: Source, entry: Entry) -> list[Problem]:
+        problem = column_problem(entry, source.types)
+        problems = [problem] if problem is not None else []
+        for column in used_columns(entry):
+            if holds_times(source.types.get(column, "null")):
+                what = f"every value of column {column!r} looks like a time, and the reader makes times of them"
+                fix = "Put one value into the file that is no time, or use another file format or column name"
+                effect: Any = "drops" if column == entry.columns["response"] else "dies"
+                problems.append(Problem("column-times", what, fix, effect=effect, field=column, healed=True))
+        return problems
+
+    def _judge_batch(
+        self, batch: Batch, label: str, entry: Entry, late: LateColumns, taken: Counter[int] | bool
+    ) -> None:
+        self._note(batch.problems, label, entry.name)
         self._rows += batch.unreadable
         self._refused += batch.unreadable
-        rows = [_Row(index, raw) for index, raw in batch.rows]
+        rows = []
+        for index, raw in batch.rows:
+            times = 1 if taken is True else taken[index]  # type: ignore[index]
+            for _ in range(times):
+                rows.append(Row(index, raw))
+        control = self._counter.special_tokens if self._counter else frozenset(CONTROL_TOKENS)
         for row in rows:
             row.conversation, row.problems = convert(row.raw, entry)
+            late.see(_values(row.raw, entry))
             if row.conversation is not None:
-                self._check_text(row, row.conversation)
-                self._locate(row, row.conversation, entry)
-        self._pictures.judge(path for row in rows for path in row.pictures)
+                check_text(row, control)
+                self._finder.find(row, entry)
+        self._pictures.judge(path for row in rows for path in row.picture_files())
+        if any(row.videos for row in rows):
+            if self._videos is None:
+                self._videos = FileJudge(video_kind(), self._pool, self._cache)
+            self._videos.judge(path for row in rows for path in row.video_files())
         for row in rows:
-            self._check_pictures(row, entry)
-        self._count_tokens([row for row in rows if row.conversation is not None and not row.refused])
+            if row.conversation is not None:
+                check_media(row, entry, self._pictures, self._videos, self._picture_rule, self._counter is not None)
+        self._count_tokens([row for row in rows if row.conversation is not None and not row.refused], entry)
         for row in rows:
-            self._settle(row, batch.file, entry)
+            self._settle(row, label, entry)
 
-    def _check_text(self, row: _Row, conversation: Conversation) -> None:
-        texts = [("system", conversation.system), *conversation.turns]
-        for position, (role, text) in enumerate(texts):
-            if "<|" in text:
-                for token in self._counter.special_tokens if self._counter else CONTROL_TOKENS:
-                    if token not in text:
-                        continue
-                    where = "system" if position == 0 else f"turn {position - 1}"
-                    control = token in CONTROL_TOKENS
-                    what = f"the text holds {token}, which the tokenizer takes for a control token"
-                    how = "training may end early without a word" if token in ("<|image_pad|>", "<|video_pad|>") else ""
-                    fix = "Remove it, or spell it otherwise"
-                    severity = "error" if control else "warning"
-                    row.problems.append(Problem("special-token", what, fix, severity, "differs", how, where))
-            if role == "assistant" and not text.strip():
-                what, fix = "the answer is empty", "Write the answer, or remove the row"
-                row.problems.append(
-                    Problem("answer-empty", what, fix, "warning", "trains", field=f"turn {position - 1}")
-                )
-            elif role == "user" and not text.replace("<image>", "").replace("<video>", "").strip():
-                what, fix = "the question is empty", "Write the question"
-                row.problems.append(
-                    Problem("question-empty", what, fix, "warning", "trains", field=f"turn {position - 1}")
-                )
-
-    def _locate(self, row: _Row, conversation: Conversation, entry: Entry) -> None:
-        column = entry.columns["images"]
-        for position, value in enumerate(conversation.images):
-            where = f"{column}[{position}]"
-            if not isinstance(value, str):
-                what = f"the picture is given as {type(value).__name__}, not as a path"
-                row.problems.append(Problem("picture-form", what, "Write the file's path", field=where))
-                continue
-            path, problem = self._locator.locate(value, where, "picture")
-            if problem is not None:
-                row.problems.append(problem)
-            if path is not None:
-                row.pictures.append(path)
-        if conversation.videos:
-            what = "videos are not supported yet"
-            row.problems.append(
-                Problem("video", what, "Leave the row out", effect="trains", field=entry.columns["videos"])
-            )
-
-    def _check_pictures(self, row: _Row, entry: Entry) -> None:
-        column = entry.columns["images"]
-        for position, path in enumerate(row.pictures):
-            picture = self._pictures[path]
-            where = f"{column}[{position}]"
-            name = os.path.basename(path)
-            if picture.error:
-                what = f"{name} cannot be decoded: {picture.error}"
-                row.problems.append(Problem("picture-unreadable", what, "Replace the file", field=where))
-                continue
-            try:
-                if self._rule is not None:
-                    row.picture_tokens.append(self._rule.tokens(picture.width, picture.height))
-            except ValueError as error:
-                what = f"{name} is {picture.width}×{picture.height}: {error}"
-                row.problems.append(Problem("picture-shape", what, "Crop it", field=where))
-            if picture.clipped:
-                what = f"{name} has more than 8 bits per pixel ({picture.mode}), and values above 255 become white"
-                row.problems.append(
-                    Problem("picture-depth", what, "Save it with 8 bits", effect="differs", field=where)
-                )
-            if picture.orientation != 1:
-                what = (
-                    f"{name} is to be shown turned (EXIF orientation {picture.orientation}), and training ignores that"
-                )
-                fix = "Turn the pixels themselves"
-                row.problems.append(Problem("picture-turned", what, fix, "warning", "differs", field=where))
-            if picture.hidden:
-                what = f"{name} has transparent pixels, and training shows the colors under them"
-                fix = "Put it on a background"
-                row.problems.append(Problem("picture-transparent", what, fix, "warning", "differs", field=where))
-
-    def _count_tokens(self, rows: list[_Row]) -> None:
+    def _count_tokens(self, rows: list[Row], entry: Entry) -> None:
         if self._counter is None:
             return
+        shown = []
+        countable = []
+        for row in rows:
+            clips = clips_of(row, entry, self._pictures, self._videos, self._video_rule)
+            if clips is not None and row.conversation is not None:
+                shown.append((row.conversation, Shown(row.picture_tokens, clips)))
+                countable.append(row)
         limit = self._settings.cutoff_len
-        counts = self._counter.count([(row.conversation, row.picture_tokens, ()) for row in rows if row.conversation])
-        for row, count in zip(rows, counts, strict=True):
-            cut = count.total > limit
-            if count.media_cut:
-                what = f"the row has {count.total} tokens; cutoff_len {limit} cuts {count.media_cut} picture tokens"
-                fix = f"Set cutoff_len to at least {count.total}, or image_max_pixels lower"
-                row.problems.append(Problem("cut-picture", what, fix, how="at the step that reaches the row"))
-            elif cut:
-                lost = []
-                if count.turns_cut:
-                    lost.append(f"the last {count.turns_cut} question(s) with their answers are")
-                elif count.answers_cut:
-                    lost.append(f"{count.answers_cut} tokens of the answer are")
-                if count.questions_cut and not count.turns_cut:
-                    lost.append(f"{count.questions_cut} tokens of the question are")
-                what = f"the row has {count.total} tokens, cutoff_len is {limit}: {' and '.join(lost)} cut"
-                fix = f"Set cutoff_len to at least {count.total}"
-                row.problems.append(Problem("cut-text", what, fix, "warning", "differs"))
-            if not count.media_cut:
-                self._tokens.add(count.total, count.answers, count.media, cut)
+        for row, count in zip(countable, self._counter.count(shown), strict=True):
+            if isinstance(count, ValueError):
+                fix = "Give each row one video, in its first question"
+                row.problems.append(Problem("video-count", str(count), fix, field=entry.columns["videos"]))
+                continue
+            row.check_cut(count, limit)
+            if not row.refused:
+                self._tokens.add(count.total, count.answers, count.media, count.total > limit)
 
-    def _settle(self, row: _Row, file: str, entry: Entry) -> None:
+    def _settle(self, row: Row, label: str, entry: Entry) -> None:
         self._rows += 1
         conversation = row.conversation
-        refused = conversation is None or row.refused
-        if not refused:
+        if conversation is not None and not row.refused:
+            row.digests = self._digests(row)
             self._check_duplicate(row)
         for problem in row.problems:
-            problem.row, problem.file, problem.dataset = row.index, file, entry.name
-            self._log.add(problem)
-        if refused or conversation is None:
+            problem.row = row.index
+        self._note(row.problems, label, entry.name)
+        if conversation is None or row.refused:
             self._refused += 1
             reasons = [problem.code for problem in row.problems if problem.severity == "error"]
-            record = {"dataset": entry.name, "file": file, "row": row.index, "reasons": reasons, "content": row.raw}
-            self._dropped.write(json.dumps(record, ensure_ascii=False, default=repr).encode())
+            record = {"dataset": entry.name, "file": label, "row": row.index, "reasons": reasons, "content": row.raw}
+            self._dropped.write_json(record)
             return
-        self._keep(row, conversation)
+        self._kept += 1
+        self._splits.keep(conversation, row.pictures, row.videos, row.digests)
 
-    def _check_duplicate(self, row: _Row) -> None:
+    def _digests(self, row: Row) -> list[str]:
+        digests = [self._pictures[path].sha256 for path in row.pictures]
+        for video in row.videos:
+            if isinstance(video, list):
+                digests += [self._pictures[path].sha256 for path in video]
+            elif self._videos is not None:
+                digests.append(self._videos[video].sha256)
+        return digests
+
+    def _check_duplicate(self, row: Row) -> None:
         assert row.conversation is not None
         if len(self._seen) >= MAX_REMEMBERED_ROWS:
             return
-        key = hash(
-            (row.conversation.system, *row.conversation.turns, *(self._pictures[path].sha256 for path in row.pictures))
-        )
+        key = hash((row.conversation.system, *row.conversation.turns, *row.digests))
         if key in self._seen:
             what, fix = "the row says the same as an earlier one", "Remove it, unless it is to weigh double"
             row.problems.append(Problem("row-duplicate", what, fix, "warning", "trains"))
         self._seen.add(key)
 
-    def _keep(self, row: _Row, conversation: Conversation) -> None:
-        self._kept += 1
-        digests = [self._pictures[path].sha256 for path in row.pictures]
-        question = conversation.turns[0][1]
-        split = "held_out" if is_held_out(digests, question, self._settings.held_out_fraction) else "train"
-        self._used_pictures[split].update(digests)
-        system = [("system", conversation.system)] if conversation.system else []
-        record: dict[str, Any] = {
-            "messages": [{"role": role, "content": content} for role, content in [*system, *conversation.turns]],
-            "images": row.pictures,
-        }
-        self._shown["images"] |= bool(row.pictures)
-        if conversation.tools:
-            record["tools"] = conversation.tools
-            self._shown["tools"] = True
-        self._splits[split].write(orjson.dumps(record))
-        self._digest.update(orjson.dumps([split, record["messages"], digests, conversation.tools]))
+    def _check_late(self, entry: Entry, late: LateColumns) -> None:
+        for name in _LATE:
+            row = late.first(name, self._settings.preprocessing_num_workers)
+            if row is None:
+                continue
+            column = entry.columns[name]
+            what = f"row {row} is the first with a value in {column!r} after a thousand rows or more without"
+            how = "it settles a column's type on the first 1000 rows"
+            fix = f"Put a row with {name} first"
+            problem = Problem("column-late", what, fix, how=how, field=column, healed=True)
+            self._note([problem], dataset=entry.name)
 
     def _finish(self) -> dict[str, Any]:
         settings, log = self._settings, self._log
-        train, held_out = self._splits["train"].lines, self._splits["held_out"].lines
-        self._check_split(train, held_out)
-        leaked = self._used_pictures["train"] & self._used_pictures["held_out"]
-        if leaked:
-            what = f"{len(leaked)} pictures stand both in held-out and in training rows, beside others in the same row"
-            fix = "Give each picture rows of its own if the held-out score is to mean unseen pictures"
-            log.add(Problem("held-out-leak", what, fix, "warning", "trains"))
-        if settings.on_bad_row == "drop" and self._refused:
-            share = self._refused / self._rows
-            if share > settings.max_drop_fraction:
-                most = settings.max_drop_fraction
-                what = f"{self._refused} of {self._rows} rows ({share:.1%}) are bad, more than {most:.1%}"
+        self._check_splits()
+        if settings.drops:
+            share = self._refused / max(1, self._rows)
+            too_many = share > settings.max_drop_fraction
+            if too_many:
+                most = f"{settings.max_drop_fraction:.1%}"
+                what = f"{self._refused} of {self._rows} rows ({share:.1%}) are bad, more than {most}"
                 log.add(Problem("too-many-dropped", what, "Mend the rows, or raise maxDropFraction", effect="drops"))
-            ok = not any(severity == "error" and code == "too-many-dropped" for severity, code in log.kinds)
-            ok = ok and self._kept > 0 and not self._fatal()
+            ok = not too_many and not self._fatal and self._kept > 0
         else:
             ok = log.errors == 0 and self._kept > 0
+        rows = self._splits.rows
         report: dict[str, Any] = {
             "ok": ok,
             "rows": self._rows,
             "kept": self._kept,
-            "trainRows": train,
-            "heldOutRows": held_out,
+            "trainRows": rows[TRAIN],
+            "heldOutRows": rows[HELD_OUT],
             "problemCount": log.count,
             "errorCount": log.errors,
             "problemKinds": log.by_kind(),
             "problems": log.first,
             "tokens": self._tokens.record(settings.cutoff_len) if self._counter else None,
             "pictures": self._picture_figures(),
-            "digest": self._digest.hexdigest(),
+            "digest": self._splits.digest,
             "datasets": self._datasets,
         }
         log.commit()
         self._dropped.commit()
-        info = settings.out / "dataset_info.json"
         if ok:
-            for file in self._splits.values():
-                file.commit()
-            entries = {name: complete_entry(f"{name}.jsonl", self._shown) for name in self._splits}
-            write_whole(info, json.dumps(entries, indent=2) + "\n")
+            self._splits.commit()
         else:
-            for file in self._splits.values():
-                file.discard()
-            info.unlink(missing_ok=True)
-        write_whole(settings.out / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+            self._splits.discard()
+        report_path = settings.out / "report.json"
+        write_whole(report_path, dump(report))
+        result = result_of(report, settings.out)
         if not ok:
-            raise TemperError("DatasetError", self._refusal(report), **_result(report, settings.out))
-        return _result(report, settings.out)
+            raise TemperError("DatasetError", self._refusal(report), **result)
+        return result
 
-    def _fatal(self) -> bool:
-        """Whether something is wrong that dropping rows does not mend."""
-        return any(record["severity"] == "error" and record["row"] is None for record in self._log.first)
-
-    def _check_split(self, train: int, held_out: int) -> None:
+    def _check_splits(self) -> None:
         fraction = self._settings.held_out_fraction
-        if self._kept and not train:
+        rows = self._splits.rows
+        if self._kept and not rows[TRAIN]:
             what = f"all {self._kept} rows fall into the held-out split (heldOutFraction {fraction})"
-            self._log.add(Problem("split-no-training", what, "Lower heldOutFraction, or add rows", effect="dies"))
-        elif self._kept and fraction > 0 and not held_out:
+            self._note([Problem("split-no-training", what, "Lower heldOutFraction, or add rows")])
+        elif self._kept and fraction > 0 and not rows[HELD_OUT]:
             what = f"no row falls into the held-out split (heldOutFraction {fraction} of {self._kept} rows)"
             fix = "Raise heldOutFraction, or add rows, if the trained model is to be judged on unseen ones"
-            self._log.add(Problem("split-no-held-out", what, fix, "warning", "trains"))
+            self._note([Problem("split-no-held-out", what, fix, "warning", "trains")])
+        if leaked := self._splits.leaked():
+            what = f"{leaked} pictures stand in training rows and, beside a held-out one, in held-out rows"
+            fix = "Give each picture rows of its own if the held-out score is to mean unseen pictures"
+            self._note([Problem("held-out-leak", what, fix, "warning", "trains")])
 
     def _picture_figures(self) -> dict[str, Any] | None:
-        pictures = [picture for _, picture in self._pictures.verdicts() if not picture.error]
+        pictures = [picture for picture in self._pictures.values() if not picture.error]
         if not pictures:
             return None
         pixels = sorted(picture.width * picture.height for picture in pictures)
         return {
             "count": len(pictures),
             "distinct": len({picture.sha256 for picture in pictures}),
-            "decoded": self._pictures.decoded,
+            "decoded": self._pictures.judged,
             "widths": [min(p.width for p in pictures), max(p.width for p in pictures)],
             "heights": [min(p.height for p in pictures), max(p.height for p in pictures)],
             "medianPixels": pixels[len(pixels) // 2],
@@ -411,7 +418,8 @@ class Judge:
         first = self._log.first_errors(5)
         more = report["errorCount"] - len(first)
         names = ", ".join(self._settings.datasets)
-        lines = [f"Dataset {names}: {report['errorCount']} errors in {report['rows']} rows."]
+        count = f"{report['errorCount']} error{'' if report['errorCount'] == 1 else 's'}"
+        lines = [f"Dataset {names}: {count}, {report['rows']} rows read."]
         lines += [f"- {message}" for message in first]
         if more > 0:
             lines.append(f"- and {more} more")
@@ -419,7 +427,8 @@ class Judge:
         return "\n".join(lines)
 
 
-def _result(report: dict[str, Any], out: Path) -> dict[str, Any]:
+def result_of(report: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The report in the length of a result line, and where the whole is."""
     return {
         **report,
         "problems": report["problems"][:20],
@@ -428,7 +437,38 @@ def _result(report: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def _column_missing(column: str, columns: set[str], entry: Entry, label: str) -> Problem:
-    what = f"column {column!r} is in no row; the rows have {', '.join(sorted(columns)) or 'nothing'}"
-    fix = "Correct the column's name in dataset_info.json, where a key left out of columns counts as absent"
-    return Problem("column-missing", what, fix, file=label, dataset=entry.name, how="KeyError")
+def dump(report: dict[str, Any]) -> bytes:
+    """The report as it stands in report.json."""
+    import orjson
+
+    return orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def _values(raw: dict[str, Any], entry: Entry) -> tuple[bool, ...]:
+    """Whether LLaMA-Factory gets a value for each of _LATE; without a column it always gets the empty one."""
+    columns = entry.columns
+    return (
+        columns["images"] is None or raw.get(columns["images"]) not in (None, []),
+        columns["videos"] is None or raw.get(columns["videos"]) not in (None, []),
+        columns["system"] is None or raw.get(columns["system"]) is not None or entry.formatting != "alpaca",
+        columns["tools"] is None or raw.get(columns["tools"]) is not None,
+    )
+
+
+def _differences(settled: dict[str, Type], found: dict[str, Type], row: int) -> list[Problem]:
+    """What keeps a later block from being read into the columns that the first block settled."""
+    problems = []
+    for column, kind in found.items():
+        if column not in settled:
+            what = f"column {column!r} appears here, after the first rows had settled which columns there are"
+        elif not fits(kind, settled[column]):
+            what = (
+                f"column {column!r} holds {say(kind)} here, after the first rows had settled on {say(settled[column])}"
+            )
+            if say(kind) == say(settled[column]):
+                what = f"column {column!r} is built otherwise here than in the first rows"
+        else:
+            continue
+        fix = "Give the first row every column with a value in it"
+        problems.append(Problem("column-differs", what, fix, field=column, row=row, healed=True))
+    return problems

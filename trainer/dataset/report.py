@@ -2,6 +2,7 @@
 
 import json
 import os
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,37 @@ class LineFile:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._file = self._temporary.open("wb", buffering=1 << 20)
-        self.lines = 0
+        self._ends = array("Q", [0])
 
     def write(self, line: bytes) -> None:
         """Append one line, given without its end."""
         self._file.write(line)
         self._file.write(b"\n")
-        self.lines += 1
+        self._ends.append(self._ends[-1] + len(line) + 1)
+
+    def write_json(self, record: dict[str, Any]) -> None:
+        """Append one object; what JSON does not know is written as Python shows it."""
+        self.write(json.dumps(record, ensure_ascii=False, default=repr).encode("utf-8", "replace"))
+
+    @property
+    def lines(self) -> int:
+        """Lines written so far."""
+        return len(self._ends) - 1
+
+    def start_of(self, line: int) -> int:
+        """Where a line begins, in bytes."""
+        return self._ends[line]
+
+    def reorder(self, order: list[int]) -> None:
+        """Put the lines into another order, given as their numbers."""
+        self._file.close()
+        ordered = self._temporary.with_name(self._temporary.name + "2")
+        with self._temporary.open("rb") as old, ordered.open("wb", buffering=1 << 20) as new:
+            for number in order:
+                old.seek(self._ends[number])
+                new.write(old.read(self._ends[number + 1] - self._ends[number]))
+        os.replace(ordered, self._temporary)
+        self._file = self._temporary.open("ab")
 
     def commit(self) -> None:
         """Make the file durable and give it its name."""
@@ -42,10 +67,13 @@ class LineFile:
 
 
 class ProblemLog:
-    """Collects problems: all of them in a file, the first in memory, counts by kind."""
+    """Collects problems: all of them in a file, the first in memory, counts by kind.
 
-    def __init__(self, path: Path) -> None:
-        self._file = LineFile(path)
+    With `drops`, what Temper's copy of the rows heals is only a warning.
+    """
+
+    def __init__(self, path: Path, drops: bool) -> None:
+        self._file, self._drops = LineFile(path), drops
         self.first: list[dict[str, Any]] = []
         self.kinds: Counter[tuple[str, str]] = Counter()
         self.errors = 0
@@ -53,8 +81,10 @@ class ProblemLog:
 
     def add(self, problem: Problem) -> None:
         """Note one problem."""
+        if problem.healed and self._drops:
+            problem.severity = "warning"
         record = problem.record()
-        self._file.write(json.dumps(record, ensure_ascii=False).encode())
+        self._file.write_json(record)
         self.kinds[problem.severity, problem.code] += 1
         self.count += 1
         self.errors += problem.severity == "error"

@@ -7,15 +7,15 @@ Mirrors `data/template.py`, `data/mm_plugin.py` and `data/processor/supervised.p
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataset.structure import Conversation
+from dataset.structure import Conversation, function_calls
+from dataset.videos import VIDEO_PAD, VISION_END, VISION_START, Clip, VideoRule, clip_text
 
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+IMAGE_PAD = "<|image_pad|>"
 CONTROL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -70,7 +70,7 @@ class PictureRule:
         """Number of picture tokens; ValueError where LLaMA-Factory or the processor would raise."""
         width, height = limit_size(width, height, self.max_pixels, self.min_pixels)
         factor = self.patch * self.merge
-        high, wide = _fit(height, width, factor, self.shortest, self.longest)
+        high, wide = smart_resize(height, width, factor, self.shortest, self.longest)
         return (high // self.patch) * (wide // self.patch) // self.merge**2
 
 
@@ -93,7 +93,8 @@ def limit_size(width: int, height: int, max_pixels: int, min_pixels: int) -> tup
     return width, height
 
 
-def _fit(height: int, width: int, factor: int, shortest: int, longest: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, factor: int, shortest: int, longest: int) -> tuple[int, int]:
+    """`smart_resize` of transformers' qwen2_vl image processor; ValueError where it raises."""
     if max(height, width) / min(height, width) > 200:
         raise ValueError("one side is more than 200 times the other")
     high, wide = round(height / factor) * factor, round(width / factor) * factor
@@ -109,27 +110,61 @@ def _fit(height: int, width: int, factor: int, shortest: int, longest: int) -> t
 
 def read_picture_rule(model: Path, max_pixels: int, min_pixels: int) -> PictureRule | None:
     """The rule of the base's image processor; None for a base that sees no pictures."""
-    settings = None
-    for name, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
-        path = model / name
-        if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            settings = content.get(key) if key else content
-            if settings:
-                break
-    if not settings:
+    settings = _processor_settings(model, "image_processor", "preprocessor_config.json")
+    if settings is None:
         return None
-    size = settings.get("size") or {}
-    shortest = settings.get("min_pixels") or size.get("shortest_edge") or 56 * 56
-    longest = settings.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
-    return PictureRule(
+    shortest, longest = _edges(settings, 56 * 56, 28 * 28 * 1280)
+    patch, merge = settings.get("patch_size") or 14, settings.get("merge_size") or 2
+    return PictureRule(max_pixels, min_pixels, patch, merge, shortest, longest)
+
+
+def read_video_rule(
+    model: Path, template: str, max_pixels: int, min_pixels: int, fps: float, max_frames: int
+) -> VideoRule | None:
+    """The rule of the base's video processor; None for a base that has none."""
+    settings = _processor_settings(model, "video_processor", "video_preprocessor_config.json")
+    if settings is None:
+        return None
+    shortest, longest = _edges(settings, 128 * 32 * 32, 32 * 32 * 768)
+    return VideoRule(
         max_pixels,
         min_pixels,
-        settings.get("patch_size") or 14,
-        settings.get("merge_size") or 2,
-        shortest,
-        longest,
+        fps,
+        max_frames,
+        patch=settings.get("patch_size") or 16,
+        temporal_patch=settings.get("temporal_patch_size") or 2,
+        merge=settings.get("merge_size") or 2,
+        shortest=shortest,
+        longest=longest,
+        timed=template.startswith("qwen3_vl"),
     )
+
+
+def _processor_settings(model: Path, key: str, name: str) -> dict[str, Any] | None:
+    """A processor's settings, from processor_config.json (transformers 5) or from a file of its own."""
+    for path, inner in ((model / "processor_config.json", key), (model / name, None)):
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            settings = content.get(inner) if inner else content
+            if settings:
+                return settings
+    return None
+
+
+def _edges(settings: dict[str, Any], shortest: int, longest: int) -> tuple[int, int]:
+    size = settings.get("size") or {}
+    return (
+        settings.get("min_pixels") or size.get("shortest_edge") or shortest,
+        settings.get("max_pixels") or size.get("longest_edge") or longest,
+    )
+
+
+@dataclass(slots=True)
+class Shown:
+    """What a row shows: tokens of each picture, and its videos."""
+
+    pictures: list[int] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -148,7 +183,15 @@ class Count:
 class TokenCounter:
     """Counts rows in batches with the base's tokenizer, as LLaMA-Factory would encode them with `template`."""
 
-    def __init__(self, model: Path, template: str, cutoff_len: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Path,
+        template: str,
+        cutoff_len: int,
+        threads: int,
+        video_rule: VideoRule | None = None,
+        default_system: str | None = None,
+    ) -> None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         from tokenizers import Tokenizer
@@ -161,36 +204,38 @@ class TokenCounter:
         except Exception as error:
             raise UnreadableBase(f"{path} cannot be read: {error}") from error
         self._thinking, self.shows_pictures, self._default_system = TEMPLATES[template]
-        self._cutoff_len = cutoff_len
+        if default_system is not None:
+            self._default_system = default_system
+        self._cutoff_len, self._video_rule, self._has_videos = cutoff_len, video_rule, False
         self.special_tokens = _special_tokens(path)
 
-    def count(self, rows: Sequence[tuple[Conversation, Sequence[int], Sequence[str]]]) -> list[Count]:
-        """Count each (conversation, tokens of each picture, text that stands for each video)."""
+    def count(self, rows: Sequence[tuple[Conversation, Shown]]) -> list[Count | ValueError]:
+        """Count each row; a ValueError in a row's place says why LLaMA-Factory would die on its videos."""
         texts: list[str] = []
-        plans = []
-        for conversation, pictures, videos in rows:
-            pieces = self._pieces(conversation, videos)
-            plans.append((pieces, pictures))
+        plans: list[tuple[list[list[str]], list[int]] | ValueError] = []
+        for conversation, shown in rows:
+            try:
+                pieces = self._pieces(conversation, shown.clips)
+            except ValueError as error:
+                plans.append(error)
+                continue
+            plans.append((pieces, shown.pictures))
             texts += [text for parts in pieces for text in parts]
-        lengths = iter(
-            [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        )
-        counts = []
-        for pieces, pictures in plans:
-            sizes = [sum(next(lengths) for _ in parts) for parts in pieces]
-            media = sum(pictures) - len(pictures)
-            total = sum(sizes) + media
-            count = Count(
-                total, sum(sizes[1::2]), sum(pictures) + sum(text.count(VIDEO_PAD) for p in pieces for text in p)
-            )
-            if total > self._cutoff_len:
-                self._cut(count, pieces, pictures)
-            counts.append(count)
-        return counts
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        lengths = iter([len(encoding) for encoding in encodings])
+        return [plan if isinstance(plan, ValueError) else self._count(*plan, lengths) for plan in plans]
 
-    def _pieces(self, conversation: Conversation, videos: Sequence[str]) -> list[list[str]]:
+    def _count(self, pieces: list[list[str]], pictures: list[int], lengths: Iterator[int]) -> Count:
+        sizes = [sum(next(lengths) for _ in parts) for parts in pieces]
+        frames = sum(text.count(VIDEO_PAD) for parts in pieces for text in parts) if self._has_videos else 0
+        count = Count(sum(sizes) + sum(pictures) - len(pictures), sum(sizes[1::2]), sum(pictures) + frames)
+        if count.total > self._cutoff_len:
+            self._cut(count, pieces, pictures)
+        return count
+
+    def _pieces(self, conversation: Conversation, clips: list[Clip]) -> list[list[str]]:
         """The texts that are encoded one by one, a list for each turn; a picture is one <|image_pad|> for now."""
-        shown = iter(videos)
+        number = 0
         pieces: list[list[str]] = []
         for index, (role, content) in enumerate(conversation.turns):
             parts: list[str] = []
@@ -201,8 +246,10 @@ class TokenCounter:
                     parts.append(_SYSTEM.replace("{{content}}", system + tools, 1))
             if self.shows_pictures:
                 content = content.replace("<image>", f"{VISION_START}{IMAGE_PAD}{VISION_END}")
-                while "<video>" in content:
-                    content = content.replace("<video>", next(shown), 1)
+                while clips and self._video_rule is not None and "<video>" in content:
+                    content = content.replace("<video>", clip_text(clips, number, index, self._video_rule), 1)
+                    self._has_videos = True
+                    number += 1
             if role == "user":
                 parts.append(_USER.replace("{{content}}", content, 1).replace("{{idx}}", str(index // 2), 1))
             elif role == "observation":
@@ -216,7 +263,7 @@ class TokenCounter:
             pieces.append([part for part in parts if part])
         return pieces
 
-    def _cut(self, count: Count, pieces: list[list[str]], pictures: Sequence[int]) -> None:
+    def _cut(self, count: Count, pieces: list[list[str]], pictures: list[int]) -> None:
         """What LLaMA-Factory's cut takes: turn by turn, question and answer share what is left of cutoff_len."""
         image, video = self._tokenizer.token_to_id(IMAGE_PAD), self._tokenizer.token_to_id(VIDEO_PAD)
         sizes = iter(pictures)
@@ -266,20 +313,8 @@ def _tool_text(tools: str) -> str:
 
 
 def _function_text(content: str) -> str:
-    import re
-
-    match = re.search(r"<tool_call>(.*?)</tool_call>", content, re.DOTALL)
-    if match:
-        before, text = content.replace(match.group(0), ""), match.group(1)
-    else:
-        thought = re.search(r"<think>\n(.*?)\n</think>\n\n", content, re.DOTALL)
-        before = thought.group(0) if thought else ""
-        text = content.replace(before, "") if thought else content
-    calls: Any = json.loads(text)
-    rendered = [
-        json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-        for call in (calls if isinstance(calls, list) else [calls])
-    ]
+    before, calls = function_calls(content)
+    rendered = [json.dumps(call, ensure_ascii=False) for call in calls]
     return before + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in rendered)
 
 

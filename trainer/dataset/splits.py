@@ -1,0 +1,99 @@
+"""The two files of clean rows: written as rows come, in an order that LLaMA-Factory can read, whole or not at all."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dataset.info import complete_entry
+from dataset.late_columns import LateColumns
+from dataset.report import LineFile
+from dataset.split import is_held_out
+from dataset.structure import Conversation
+from protocol import write_whole
+
+TRAIN, HELD_OUT = "train", "held_out"
+_IMAGES, _VIDEOS = 1, 2
+_SETTLED_BYTES = 8 << 20
+"""A little less than what datasets' JSON reader takes the columns' types from."""
+
+
+class _Split:
+    def __init__(self, path: Path) -> None:
+        self.file = LineFile(path)
+        self.late = LateColumns(("images", "videos"))
+        self.shows = bytearray()
+        self.media: set[bytes] = set()
+
+    def first_late(self) -> bool:
+        """Whether a first picture or video stands beyond the bytes that settle the columns' types."""
+        firsts = [next((row for row, kind in enumerate(self.shows) if kind & bit), 0) for bit in (_IMAGES, _VIDEOS)]
+        return self.file.start_of(max(firsts)) > _SETTLED_BYTES
+
+
+class Splits:
+    """Writes train.jsonl, held_out.jsonl and their dataset_info.json into a folder."""
+
+    def __init__(self, out: Path, held_out_fraction: float) -> None:
+        self._out, self._fraction = out, held_out_fraction
+        self._splits = {name: _Split(out / f"{name}.jsonl") for name in (TRAIN, HELD_OUT)}
+        self._digest = hashlib.sha256()
+        self._has = {"images": False, "videos": False, "tools": False}
+
+    def keep(self, conversation: Conversation, images: list[str], videos: list[Any], digests: Sequence[str]) -> None:
+        """Write one row with absolute media paths; `digests` are the sha256 of all it shows, in order."""
+        name = HELD_OUT if is_held_out(digests, conversation.turns[0][1], self._fraction) else TRAIN
+        split = self._splits[name]
+        turns = [("system", conversation.system), *conversation.turns] if conversation.system else conversation.turns
+        row: dict[str, Any] = {"messages": [{"role": role, "content": content} for role, content in turns]}
+        row["images"] = images
+        row["videos"] = videos
+        row["tools"] = conversation.tools
+        split.file.write(orjson.dumps(row))
+        split.late.see((bool(images), bool(videos)))
+        split.shows.append((_IMAGES if images else 0) | (_VIDEOS if videos else 0))
+        split.media.update(bytes.fromhex(digest)[:12] for digest in digests)
+        for column in self._has:
+            self._has[column] |= bool(row[column])
+        self._digest.update(orjson.dumps([name, row["messages"], digests, len(videos), conversation.tools]))
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows written so far, by split."""
+        return {name: split.file.lines for name, split in self._splits.items()}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all rows so far, with the bytes of what they show in place of its paths."""
+        return self._digest.hexdigest()
+
+    def leaked(self) -> int:
+        """Pictures and videos that stand in rows of both splits, each beside a held-out one."""
+        return len(self._splits[TRAIN].media & self._splits[HELD_OUT].media)
+
+    def commit(self) -> None:
+        """Give all files their names."""
+        for split in self._splits.values():
+            if split.late.any() or split.first_late():
+                split.file.reorder(_order(split.shows))
+            split.file.commit()
+        entries = {name: complete_entry(f"{name}.jsonl", self._has) for name in self._splits}
+        write_whole(self._out / "dataset_info.json", orjson.dumps(entries, option=orjson.OPT_INDENT_2) + b"\n")
+
+    def discard(self) -> None:
+        """Leave nothing that somebody could take for the splits."""
+        for split in self._splits.values():
+            split.file.discard()
+        (self._out / "dataset_info.json").unlink(missing_ok=True)
+
+
+def _order(shows: bytearray) -> list[int]:
+    """Row numbers such that any stretch of rows has its pictures and videos near its start, if it has any."""
+    kinds: dict[int, list[int]] = {kind: [] for kind in (_IMAGES | _VIDEOS, _IMAGES, _VIDEOS, 0)}
+    for number, kind in enumerate(shows):
+        kinds[kind].append(number)
+    both, images, videos, none = kinds.values()
+    mixed = [((place + 0.5) / len(part), number) for part in (images, videos) for place, number in enumerate(part)]
+    return [*both, *(number for _, number in sorted(mixed)), *none]
