@@ -54,7 +54,7 @@ export default tseslint.config(
     rules: {
       'no-restricted-imports': [
         'error',
-        { paths: nodeBuiltins, patterns: ['zod', 'yaml', 'execa', '@temporalio/worker'] },
+        { paths: nodeBuiltins, patterns: ['zod', 'yaml', 'execa', '@temporalio/*', '!@temporalio/workflow'] },
       ],
       '@typescript-eslint/no-restricted-imports': [
         'error',

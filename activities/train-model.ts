@@ -14,7 +14,7 @@ import { oncePerInput } from '../host/stage-record.ts';
 import type { TrainingOptions } from '../host/training-config.ts';
 import { lossCurve, readEvents } from '../host/training-events.ts';
 import { TrainingLedger } from '../host/training-ledger.ts';
-import { findTrainer, startTrainer, stopTrainer } from '../host/trainer-process.ts';
+import { findTrainer, lastTrainer, startTrainer, stopTrainer, type TrainerProcess } from '../host/trainer-process.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
 import type { StageContext, StageResult } from './stage.ts';
 import type { ValidateDatasetResult } from './validate-dataset.ts';
@@ -54,7 +54,9 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
   const { environment, dataset } = input;
   const { run, signal } = context;
   const base = String(environment.training.model_name_or_path);
-  const { baseDigest } = await runPython<{ baseDigest: string }>('trainer/base_digest.py', [base], { cancelSignal: signal });
+  const { baseDigest } = await runPython<{ baseDigest: string }>('trainer/base_digest.py', [base], {
+    cancelSignal: signal,
+  });
   const inputs = {
     options: withoutRunPaths(environment.training),
     dataset: dataset.digest,
@@ -62,7 +64,12 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
     versions: environment.versions,
   };
   return oncePerInput(
-    { folder: run.stages, stage: 'trainModel', inputs, outputs: ({ adapter }) => adapterFiles.map((name) => join(adapter, name)) },
+    {
+      folder: run.stages,
+      stage: 'trainModel',
+      inputs,
+      outputs: ({ adapter }) => adapterFiles.map((name) => join(adapter, name)),
+    },
     () => trainToTheEnd(input, digestOfValue(inputs), baseDigest, context),
   );
 }
@@ -75,13 +82,24 @@ async function trainToTheEnd(
 ): Promise<TrainModelResult> {
   const { run, settings, owner } = context;
   const ledger = await TrainingLedger.open(run, trainingDigest, owner, () => stopRunningTrainer(run));
-  let cut = await rememberedCut(settings.home, environment.gpus, environment.training);
+  let cut =
+    cutIn(await lastTrainer(run)) ?? (await rememberedCut(settings.home, environment.gpus, environment.training));
   for (;;) {
-    const trainer = (await findTrainer(run)) ?? (await startTrainer(run, { argv: trainerCommand(settings, run, context.attempt, cut), attempt: context.attempt, owner }));
-    cut = cutIn(trainer.argv) ?? cut;
+    const trainer =
+      (await findTrainer(run)) ??
+      (await startTrainer(run, {
+        argv: trainerCommand(settings, run, context.attempt, cut),
+        attempt: context.attempt,
+        owner,
+      }));
+    cut = cutIn(trainer) ?? cut;
     let progress: TrainingProgress | undefined;
     const onProgress = (now: TrainingProgress) => context.report({ ...(progress = now) });
-    const end = await followTraining(run, trainer, { signal: context.signal, onProgress, hang: hangLimits(config) }).catch(async (error: unknown) => {
+    const end = await followTraining(run, trainer, {
+      signal: context.signal,
+      onProgress,
+      hang: hangLimits(config),
+    }).catch(async (error: unknown) => {
       await obeyCancellation(run, owner);
       throw error;
     });
@@ -89,10 +107,13 @@ async function trainToTheEnd(
       await rememberCut(settings.home, environment.gpus, environment.training, cut);
       return summarize(run, end.event, baseDigest, cut);
     }
-    if (!(await TrainingLedger.isOwner(run, owner))) throw new TemperError('TrainerError', 'Another attempt has taken this training over.');
+    if (!(await TrainingLedger.isOwner(run, owner)))
+      throw new TemperError('TrainerError', 'Another attempt has taken this training over.');
     const next = end.kind === 'failed' && end.event.error === 'OutOfMemoryError' ? smallerCut(cut) : undefined;
     if (next === undefined) throw await failureOf(end, run, ledger, progress?.checkpointStep ?? 0);
-    context.report({ outOfMemory: `${cut.microBatch} rows at once don't fit; going on with ${next.microBatch} × ${next.accumulation}` });
+    context.report({
+      outOfMemory: `${cut.microBatch} rows at once don't fit; going on with ${next.microBatch} × ${next.accumulation}`,
+    });
     cut = next;
   }
 }
@@ -105,7 +126,12 @@ function hangLimits({ limits }: ResolvedConfig): HangLimits {
 }
 
 /** Training options as they decide the result: the run's own folders don't. */
-function withoutRunPaths({ output_dir: _output, dataset_dir: _data, model_name_or_path: _base, ...options }: TrainingOptions): TrainingOptions {
+function withoutRunPaths({
+  output_dir: _output,
+  dataset_dir: _data,
+  model_name_or_path: _base,
+  ...options
+}: TrainingOptions): TrainingOptions {
   return options;
 }
 
@@ -120,9 +146,10 @@ function trainerCommand(settings: HostSettings, run: RunDirectory, attempt: numb
 }
 
 /** The cut that a trainer was started with, maybe by an earlier attempt that had come down the ladder. */
-function cutIn(argv: string[]): BatchCut | undefined {
-  const valueOf = (flag: string) => Number(argv[argv.indexOf(flag) + 1]);
+function cutIn(trainer: TrainerProcess | undefined): BatchCut | undefined {
+  const argv = trainer?.argv ?? [];
   if (!argv.includes('--micro-batch') || !argv.includes('--accumulation')) return undefined;
+  const valueOf = (flag: string) => Number(argv[argv.indexOf(flag) + 1]);
   return { microBatch: valueOf('--micro-batch'), accumulation: valueOf('--accumulation') };
 }
 
@@ -150,11 +177,17 @@ async function stopRunningTrainer(run: RunDirectory): Promise<void> {
 }
 
 /** The error for a trainer's end; another attempt resumes from its last checkpoint, unless it crashes again and again in one place. */
-async function failureOf(end: Exclude<TrainingEnd, { kind: 'finished' }>, run: RunDirectory, ledger: TrainingLedger, checkpointStep: number): Promise<Error> {
+async function failureOf(
+  end: Exclude<TrainingEnd, { kind: 'finished' }>,
+  run: RunDirectory,
+  ledger: TrainingLedger,
+  checkpointStep: number,
+): Promise<Error> {
   const { name, how } = describeEnd(end);
   const message = `${how}\nIts log: ${run.trainerLog}`;
   if (name !== 'TrainerError' && name !== 'DiskFullError') return new TemperError(name, message);
-  if (end.kind === 'interrupted' || !(await ledger.isCrashLoop(how, checkpointStep))) return new TemperError(name, message);
+  if (end.kind === 'interrupted' || !(await ledger.isCrashLoop(how, checkpointStep)))
+    return new TemperError(name, message);
   return ApplicationFailure.nonRetryable(
     `The trainer ended three times in a row without getting past checkpoint ${checkpointStep}. The last time: ${message}`,
     name,
@@ -168,9 +201,15 @@ function describeEnd(end: Exclude<TrainingEnd, { kind: 'finished' }>): { name: T
       return { name: error, how: `The trainer failed: ${exception}: ${message}\n${traceback.slice(-6).join('\n')}` };
     }
     case 'interrupted':
-      return { name: 'TrainerError', how: `The trainer was stopped by ${end.event.signal} after step ${end.event.atStep}; its checkpoint is kept.` };
+      return {
+        name: 'TrainerError',
+        how: `The trainer was stopped by ${end.event.signal} after step ${end.event.atStep}; its checkpoint is kept.`,
+      };
     case 'hung':
-      return { name: 'TrainerError', how: `The trainer made no step for ${end.silentSeconds} s and was stopped; what it was doing: ${end.stackDump}` };
+      return {
+        name: 'TrainerError',
+        how: `The trainer made no step for ${end.silentSeconds} s and was stopped; what it was doing: ${end.stackDump}`,
+      };
     case 'died':
       return { name: 'TrainerError', how: `The trainer died: ${end.how}.` };
   }

@@ -69,10 +69,15 @@ export function startDetached(file: string, args: string[], logFile: string, env
   mkdirSync(dirname(logFile), { recursive: true });
   const log = openSync(logFile, 'a');
   try {
-    const subprocess = spawn(file, args, { detached: true, stdio: ['ignore', log, log], env: { ...process.env, ...env } });
+    const subprocess = spawn(file, args, {
+      detached: true,
+      stdio: ['ignore', log, log],
+      env: { ...process.env, ...env },
+    });
     subprocess.on('error', () => {}); // a missing program is told by the missing pid
     subprocess.unref();
-    if (subprocess.pid === undefined) throw new TemperError('HostError', `${file} could not be started; is it installed?`);
+    if (subprocess.pid === undefined)
+      throw new TemperError('HostError', `${file} could not be started; is it installed?`);
     return subprocess.pid;
   } finally {
     closeSync(log);

@@ -31,8 +31,13 @@ const LOCK_WAIT_SECONDS = 30;
 
 /** The trainer that runs on this run's folder now, whoever started it. */
 export async function findTrainer(run: RunDirectory): Promise<TrainerProcess | undefined> {
-  const recorded = await readJson<TrainerProcess>(run.process);
-  return recorded !== undefined && (isAlive(recorded) || isAlive(keeperOf(recorded))) ? recorded : undefined;
+  const last = await lastTrainer(run);
+  return last !== undefined && trainerIsAlive(last) ? last : undefined;
+}
+
+/** The trainer that was started last for this run's training, whether or not it runs. */
+export async function lastTrainer(run: RunDirectory): Promise<TrainerProcess | undefined> {
+  return readJson<TrainerProcess>(run.process);
 }
 
 /** How the given trainer ended; undefined while it runs or when its keeper died before it could tell. */
@@ -54,7 +59,7 @@ export async function startTrainer(
   run: RunDirectory,
   options: { argv: string[]; attempt: number; owner: string },
 ): Promise<TrainerProcess> {
-  const before = await readJson<TrainerProcess>(run.process);
+  const before = await lastTrainer(run);
   const keeperArgs = [
     ...[join(checkout, 'trainer/keeper.py'), '--train-dir', run.train],
     ...['--attempt', String(options.attempt), '--owner', options.owner],
@@ -65,7 +70,7 @@ export async function startTrainer(
   const keeper = identify(pid);
   for (;;) {
     const keeperIsAlive = keeper !== undefined && isAlive(keeper);
-    const now = await readJson<TrainerProcess>(run.process);
+    const now = await lastTrainer(run);
     const isNew = now !== undefined && (now.pid !== before?.pid || now.startTime !== before.startTime);
     if (isNew && now.keeper.pid === pid) return now;
     if (now !== undefined && trainerIsAlive(now)) {
@@ -73,7 +78,10 @@ export async function startTrainer(
       return now;
     }
     if (!keeperIsAlive) {
-      throw new TemperError('HostError', `The trainer could not be started in ${run.train}; its log says why: ${run.trainerLog}`);
+      throw new TemperError(
+        'HostError',
+        `The trainer could not be started in ${run.train}; its log says why: ${run.trainerLog}`,
+      );
     }
     await sleep(25);
   }

@@ -31,10 +31,17 @@ export class TrainingLedger {
   }
 
   /** Open the ledger of this training for a new owner; what another training left in the folder is set aside, never taken up. */
-  static async open(run: RunDirectory, trainingDigest: string, owner: string, stopOther: () => Promise<void>): Promise<TrainingLedger> {
+  static async open(
+    run: RunDirectory,
+    trainingDigest: string,
+    owner: string,
+    stopOther: () => Promise<void>,
+  ): Promise<TrainingLedger> {
     const before = await readJson<LedgerState>(run.attempts);
     const same = before?.trainingDigest === trainingDigest;
     if (!same) {
+      // Whoever watches the other trainer must see that it is superseded before it sees the trainer end.
+      if (before !== undefined) await writeJson(run.attempts, { ...before, owner });
       await stopOther();
       await setAside(run, before?.trainingDigest);
     }
@@ -61,10 +68,24 @@ export class TrainingLedger {
   }
 }
 
-/** Move output, events and log of another training into a folder of their own beside; before the first, a stop request is this one's. */
+/** Move all that another training left into a folder of their own beside; before the first, a stop request is this one's. */
 async function setAside(run: RunDirectory, trainingDigest: string | undefined): Promise<void> {
-  const leftovers = [run.trainOutput, run.events, run.trainerLog, ...(trainingDigest === undefined ? [] : [run.stopRequest])];
-  const there = await Promise.all(leftovers.map((path) => stat(path).then(() => path, () => undefined)));
+  const leftovers = [
+    run.trainOutput,
+    run.events,
+    run.trainerLog,
+    run.process,
+    run.exit,
+    ...(trainingDigest === undefined ? [] : [run.stopRequest]),
+  ];
+  const there = await Promise.all(
+    leftovers.map((path) =>
+      stat(path).then(
+        () => path,
+        () => undefined,
+      ),
+    ),
+  );
   const found = there.filter((path) => path !== undefined);
   if (found.length === 0) return;
   const folder = join(run.train, `superseded-${trainingDigest?.slice(0, 8) ?? 'unknown'}-${Date.now()}`);

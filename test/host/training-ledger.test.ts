@@ -56,21 +56,29 @@ test('the same training is taken up where it is, its trainer untouched', async (
   ]);
 });
 
-test("another training's output is set aside whole, after its trainer was stopped", async () => {
+test('all of another training is set aside, after its trainer was stopped', async () => {
+  const left = ['output', 'events.jsonl', 'trainer.log', 'process.json', 'exit.json', 'stop-request.json'];
   await open('an old training', 'first');
-  leave('output', 'events.jsonl', 'trainer.log', 'stop-request.json', 'config.yaml');
+  leave(...left, 'config.yaml');
   const before: string[][] = [];
   await open('a new training', 'second', () => void before.push(readdirSync(run.train)));
-  expect(before).toEqual([expect.arrayContaining(['output', 'events.jsonl'])]);
+  expect(before).toEqual([expect.arrayContaining(left)]);
   const [aside] = readdirSync(run.train).filter((name) => name.startsWith('superseded-an old t'));
-  expect(readdirSync(join(run.train, aside ?? '')).sort()).toEqual([
-    'events.jsonl',
-    'output',
-    'stop-request.json',
-    'trainer.log',
-  ]);
+  expect(readdirSync(join(run.train, aside ?? '')).sort()).toEqual(left.sort());
   expect(readdirSync(run.train).sort()).toEqual(['attempts.json', 'config.yaml', aside]);
   expect(readFileSync(join(run.train, aside ?? '', 'output/file'), 'utf8')).toBe('output');
+});
+
+test('the new owner is known before the other training is stopped', async () => {
+  await open('an old training', 'first');
+  const owned: boolean[] = [];
+  await TrainingLedger.open(
+    run,
+    'a new training',
+    'second',
+    async () => void owned.push(await TrainingLedger.isOwner(run, 'second')),
+  );
+  expect(owned).toEqual([true]);
 });
 
 test('output of which nobody knows the training is set aside, too', async () => {
