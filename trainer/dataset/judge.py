@@ -106,7 +106,7 @@ class Judge:
             self._bytes_total = sum(os.path.getsize(path) for _, files in listed for path in files)
             for entry, files in listed:
                 self._judge_entry(entry, files)
-            return self._finish()
+            report = self._finish()
         except BaseException:
             for file in (self._log, self._dropped, self._splits):
                 file.discard()
@@ -115,6 +115,10 @@ class Judge:
             self._pool.close()
             if self._cache is not None:
                 self._cache.close()
+        result = result_of(report, self._settings.out)
+        if not report["ok"]:
+            raise TemperError("DatasetError", self._refusal(report), **result)
+        return result
 
     def _note(self, problems: list[Problem], file: str | None = None, dataset: str | None = None) -> None:
         """Log problems; an error that concerns no row alone, and that Temper's copy does not heal, is fatal."""
@@ -378,12 +382,8 @@ class Judge:
             self._splits.commit()
         else:
             self._splits.discard()
-        report_path = settings.out / "report.json"
-        write_whole(report_path, dump(report))
-        result = result_of(report, settings.out)
-        if not ok:
-            raise TemperError("DatasetError", self._refusal(report), **result)
-        return result
+        write_whole(settings.out / "report.json", dump(report))
+        return report
 
     def _check_splits(self) -> None:
         fraction = self._settings.held_out_fraction
