@@ -1,5 +1,5 @@
 import { TestWorkflowEnvironment } from '@temporalio/testing';
-import { Worker, Runtime } from '@temporalio/worker';
+import { DefaultLogger, Runtime, Worker } from '@temporalio/worker';
 import { join } from 'node:path';
 import type { Activities } from '../../activities/index.ts';
 import { checkout, temporalCli } from '../../host/checkout.ts';
@@ -10,7 +10,7 @@ export const workflowBundle = { codePath: join(checkout, 'dist/workflow-bundle.c
 
 /** A real Temporal server of its own, from the CLI that set-up installs. */
 export async function startServer(): Promise<TestWorkflowEnvironment> {
-  Runtime.install({ telemetryOptions: { logging: { filter: 'ERROR', forward: {} } } });
+  Runtime.install({ logger: new DefaultLogger('ERROR'), telemetryOptions: { logging: { filter: 'ERROR' } } });
   return TestWorkflowEnvironment.createLocal({ server: { executable: { type: 'existing-path', path: temporalCli } } });
 }
 

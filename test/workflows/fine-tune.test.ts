@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { ApplicationFailure, Context, CancelledFailure } from '@temporalio/activity';
-import { WorkflowFailedError, WorkflowUpdateFailedError, type WorkflowHandle } from '@temporalio/client';
+import { WorkflowUpdateFailedError, type WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import type { fineTune, FineTuneInput } from '../../workflows/fine-tune.ts';
 import type { RunProgress } from '../../workflows/progress.ts';
@@ -27,7 +27,10 @@ test('the stages run in order and the result names what is in service', async ()
       runDirectory: '/runs/x',
       apiUrl: 'http://127.0.0.1:8000',
       pageUrl: 'http://127.0.0.1:7860',
-      evaluation: { base: expect.objectContaining({ exactMatch: 0.1 }), candidate: expect.objectContaining({ exactMatch: 0.9 }) },
+      evaluation: {
+        base: expect.objectContaining({ exactMatch: 0.1 }),
+        candidate: expect.objectContaining({ exactMatch: 0.9 }),
+      },
     });
     const progress = await handle.query<RunProgress>('progress');
     expect(progress.stages.map(({ stage, state, headline }) => [stage, state, headline])).toEqual([
@@ -65,26 +68,35 @@ test('a GPU with bfloat16 needs no fp16 patch', async () => {
     const handle = await start({ config: 'demo' });
     await handle.result();
     const { stages } = await handle.query<RunProgress>('progress');
-    expect(stages.find(({ stage }) => stage === 'patchFp16')).toMatchObject({ state: 'skipped', headline: 'serves in bf16' });
+    expect(stages.find(({ stage }) => stage === 'patchFp16')).toMatchObject({
+      state: 'skipped',
+      headline: 'serves in bf16',
+    });
   });
   expect(calls).not.toContain('patchFp16');
 });
 
-test.each(['ConfigError', 'DatasetError', 'HostError'])('a %s fails the run at once, by its name and message', async (type) => {
-  const calls: Calls = [];
-  const changes = {
-    validateDataset: async () => {
-      throw ApplicationFailure.create({ type, message: 'row 7 is bad' });
-    },
-  };
-  await withWorkers(env, quickActivities(calls, changes), async () => {
-    const handle = await start({ config: 'demo' });
-    expect(await failureOf(handle)).toMatchObject({ type, message: 'row 7 is bad' });
-    const { stages } = await handle.query<RunProgress>('progress');
-    expect(stages.find(({ stage }) => stage === 'validateDataset')).toMatchObject({ state: 'failed', headline: 'row 7 is bad' });
-  });
-  expect(calls).toEqual(['loadConfig', 'checkEnvironment', 'validateDataset', 'recordRun']);
-});
+test.each(['ConfigError', 'DatasetError', 'HostError'])(
+  'a %s fails the run at once, by its name and message',
+  async (type) => {
+    const calls: Calls = [];
+    const changes = {
+      validateDataset: async () => {
+        throw ApplicationFailure.create({ type, message: 'row 7 is bad' });
+      },
+    };
+    await withWorkers(env, quickActivities(calls, changes), async () => {
+      const handle = await start({ config: 'demo' });
+      expect(await failureOf(handle)).toMatchObject({ type, message: 'row 7 is bad' });
+      const { stages } = await handle.query<RunProgress>('progress');
+      expect(stages.find(({ stage }) => stage === 'validateDataset')).toMatchObject({
+        state: 'failed',
+        headline: 'row 7 is bad',
+      });
+    });
+    expect(calls).toEqual(['loadConfig', 'checkEnvironment', 'validateDataset', 'recordRun']);
+  },
+);
 
 test('a TrainerError is tried again', async () => {
   let attempts = 0;
@@ -144,7 +156,9 @@ test('stopTraining is refused before the training and asks for the stop during i
   };
   await withWorkers(env, quickActivities(calls, changes), async () => {
     const handle = await start({ config: 'demo' });
-    const early = await handle.executeUpdate('stopTraining', { args: [{ reason: 'too early' }] }).catch((reason: unknown) => reason);
+    const early = await handle
+      .executeUpdate('stopTraining', { args: [{ reason: 'too early' }] })
+      .catch((reason: unknown) => reason);
     expect(early).toBeInstanceOf(WorkflowUpdateFailedError);
     await until(async () => calls.includes('trainModel'));
     expect(await handle.executeUpdate('stopTraining', { args: [{ reason: 'good enough' }] })).toBe('stopping');
