@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import sys
+import warnings
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 def _build_app(options: argparse.Namespace, key: str | None) -> Any:
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    warnings.filterwarnings("ignore", message=".*Gradio 6", category=DeprecationWarning)
     import gradio
     from ask_api import Api
     from fastapi import FastAPI

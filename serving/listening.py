@@ -15,12 +15,12 @@ from model_folder import StartError
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "trainer"))
 
-DEPENDABLE_HOSTS = ("localhost", "ip6-localhost")
+LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
 
 def is_loopback(host: str) -> bool:
     """True when only this machine can reach a server bound to `host`."""
-    if host in DEPENDABLE_HOSTS:
+    if host in LOOPBACK_NAMES:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -56,7 +56,13 @@ def serve(
             if self.started:
                 _say_ready(claimed, ready_file)
 
-    config = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=drain_seconds, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        timeout_graceful_shutdown=drain_seconds,
+        # Longer than a proxy keeps idle connections, so that it never sends on one that is being closed.
+        timeout_keep_alive=75,
+    )
     logging.getLogger("uvicorn.access").addFilter(lambda record: record.args[2] != "/health")
     server = ReadyServer(config)
     # uvicorn's own handlers are in place only while it runs, and raise the signal again at the end.

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from listening import claim_port, is_loopback, serve
 from model_folder import StartError, check_model_folder
@@ -38,13 +38,13 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; any wider one needs --api-key-env")
     parser.add_argument("--port", default=8000, type=int, help="default: 8000; 0 chooses a free one")
     parser.add_argument("--template", default="qwen3_vl_nothink", help="training's template; default: qwen3_vl_nothink")
-    parser.add_argument("--image-max-pixels", type=int, metavar="N", help="training's image_max_pixels")
-    parser.add_argument("--image-min-pixels", type=int, metavar="N", help="training's image_min_pixels")
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of question and answer together")
+    parser.add_argument("--image-max-pixels", type=_positive, metavar="N", help="training's image_max_pixels")
+    parser.add_argument("--image-min-pixels", type=_positive, metavar="N", help="training's image_min_pixels")
+    parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of question and answer together")
     parser.add_argument(
         "--max-new-tokens",
         default=1024,
-        type=int,
+        type=_positive,
         metavar="N",
         help="tokens of an answer when a request gives no max_tokens",
     )
@@ -58,11 +58,20 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
 def _start(options: argparse.Namespace) -> None:
     api_key = _read_key(options)
-    check_model_folder(options.model)
+    config = check_model_folder(options.model)
     claimed = claim_port(options.host, options.port)
     _prepare_environment(options)
+    if not options.cpu:
+        _check_gpu(options.model, config)
 
     from api import build_app
     from health import Health
@@ -107,8 +116,6 @@ def _load(options: argparse.Namespace):
     from engine import ServedEngine
     from llamafactory.chat import ChatModel, hf_engine
 
-    if not options.cpu:
-        _check_gpu(options.model)
     arguments = {
         "model_name_or_path": str(options.model),
         "template": options.template,
@@ -126,18 +133,17 @@ def _load(options: argparse.Namespace):
     return chat_model
 
 
-def _check_gpu(folder: Path) -> None:
+def _check_gpu(folder: Path, config: dict[str, Any]) -> None:
     import torch
 
     if not torch.cuda.is_available():
         raise StartError(
             "no GPU can be used here (torch sees none): look at nvidia-smi, or serve on the CPU with --cpu"
         )
-    config = check_model_folder(folder)
     kinds = {part.get(key) for part in (config, config.get("text_config", {})) for key in ("dtype", "torch_dtype")}
     if torch.cuda.get_device_capability()[0] < 8 and "bfloat16" in kinds:
         raise StartError(
-            f"{folder} is bfloat16, which this GPU ({torch.cuda.get_device_name()}) lacks: convert it to float16"
+            f"{folder} is bfloat16, which this GPU ({torch.cuda.get_device_name()}) lacks: run `temper fp16` on it"
         )
 
 

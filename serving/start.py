@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _run_together(*programs: list[str]) -> int:
-    """Run the programs until one ends or a signal comes; return 0 after a signal, else what the first to end returned."""
+    """Run the programs until one ends or a signal comes; return 0 after a signal, else what the first returned."""
     stopped = False
     running: dict[int, subprocess.Popen[bytes]] = {}
 

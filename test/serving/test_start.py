@@ -13,13 +13,17 @@ import pytest
 from servers import SERVING
 
 
+def environment_of(**changes: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+
+
 def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(SERVING / script), *args],
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, **environment},
+        env=environment_of(**environment),
     )
 
 
@@ -76,3 +80,28 @@ def test_a_port_in_use_is_said_before_the_model_is_loaded(model: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = run("serve.py", "--cpu", "--model", str(model), "--name", "x", "--port", port)
     assert ended.returncode == 1 and port in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_without_a_gpu_the_cpu_must_be_asked_for(model: Path) -> None:
+    ended = run("serve.py", "--model", str(model), "--name", "x", "--port", "0", CUDA_VISIBLE_DEVICES="")
+    assert ended.returncode == 1 and "--cpu" in ended.stderr.splitlines()[-1]
+
+
+def test_api_and_page_end_together_with_the_reason_of_the_first(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    ended = run("start.py", "--model", missing, "--cpu", "--port", "0", "--page-host", "127.0.0.1", "--page-port", "0")
+    assert ended.returncode == 1 and missing in ended.stderr
+
+
+def test_api_and_page_end_together_on_sigterm(model: Path) -> None:
+    args = ["--model", str(model), "--cpu", "--port", "0", "--page-host", "127.0.0.1", "--page-port", "0"]
+    unit = subprocess.Popen(
+        [sys.executable, SERVING / "start.py", *args], stderr=subprocess.DEVNULL, env=environment_of(API_KEY="")
+    )
+    children = Path(f"/proc/{unit.pid}/task/{unit.pid}/children")
+    deadline = time.monotonic() + 30
+    while len(pids := children.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    unit.terminate()
+    assert unit.wait(30) == 0
+    assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
