@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, test } from '@jest/globals';
+import { describe, expect, jest, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import {
   followTraining,
@@ -13,16 +13,13 @@ import type { TrainingEvent } from '../../host/training-events.ts';
 import { stopTrainer, trainerIsAlive, type TrainerProcess } from '../../host/trainer-process.ts';
 import { ENDLESS, eventually, newRun, startStandIn, type StandIn } from '../fixtures/trainers/stand-in.ts';
 
+jest.setTimeout(60_000);
+
 const patient: HangLimits = { factor: 20, minSeconds: 120, quietSeconds: 1800 };
 
 describe('followed to its end', () => {
-  let run: RunDirectory;
-
-  beforeEach(() => {
-    run = newRun();
-  });
-
-  test('a training that succeeds has told of every step', async () => {
+  test.concurrent('a training that succeeds has told of every step', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['succeeds']);
     const { end, seen } = await follow(run, trainer);
     expect(end).toMatchObject({
@@ -40,7 +37,7 @@ describe('followed to its end', () => {
     });
   });
 
-  test.each<[string, [StandIn, ...string[]], object]>([
+  test.concurrent.each<[string, [StandIn, ...string[]], object]>([
     [
       'one that fails says so by name',
       ['fails', '--error', 'DatasetError'],
@@ -59,17 +56,20 @@ describe('followed to its end', () => {
       { kind: 'died', how: 'it ended with exit code 2 and no last word' },
     ],
   ])('%s', async (_, command, end) => {
+    const run = newRun();
     expect((await follow(run, await startStandIn(run, command))).end).toMatchObject(end);
   });
 
-  test('one that is told to end by somebody else was interrupted', async () => {
+  test.concurrent('one that is told to end by somebody else was interrupted', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
     await followUntil(run, trainer, ({ step }) => step > 0);
     process.kill(trainer.pid, 'SIGTERM');
     expect((await follow(run, trainer)).end).toMatchObject({ kind: 'interrupted', event: { signal: 'SIGTERM' } });
   });
 
-  test('one that vanishes with its keeper, as at a power cut, has died', async () => {
+  test.concurrent('one that vanishes with its keeper, as at a power cut, has died', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
     process.kill(trainer.keeper.pid, 'SIGKILL');
     expect((await follow(run, trainer)).end).toEqual({
@@ -79,7 +79,8 @@ describe('followed to its end', () => {
     expect(trainerIsAlive(trainer)).toBe(false);
   });
 
-  test('a resume goes on from the checkpoint that is whole', async () => {
+  test.concurrent('a resume goes on from the checkpoint that is whole', async () => {
+    const run = newRun();
     await follow(run, await startStandIn(run, ['dies_mid_checkpoint', '--deaths', '1'], 1));
     const { end, seen } = await follow(
       run,
@@ -91,19 +92,22 @@ describe('followed to its end', () => {
     ).toBeGreaterThanOrEqual(2);
   });
 
-  test('a training that had finished before it was started again has finished', async () => {
+  test.concurrent('a training that had finished before it was started again has finished', async () => {
+    const run = newRun();
     await follow(run, await startStandIn(run, ['succeeds'], 1));
     const { end } = await follow(run, await startStandIn(run, ['succeeds'], 2));
     expect(end).toMatchObject({ kind: 'finished', event: { atStep: 4 } });
   });
 
-  test("an earlier attempt's ending is not taken for this one's", async () => {
+  test.concurrent("an earlier attempt's ending is not taken for this one's", async () => {
+    const run = newRun();
     await follow(run, await startStandIn(run, ['fails'], 1));
     const { end } = await follow(run, await startStandIn(run, ['succeeds', '--no-such-flag'], 2));
     expect(end).toMatchObject({ kind: 'died' });
   });
 
-  test("nor is that of a trainer which has taken this one's place", async () => {
+  test.concurrent("nor is that of a trainer which has taken this one's place", async () => {
+    const run = newRun();
     const first = await startStandIn(run, ['fails', '--gain', ENDLESS, '--steps', ENDLESS], 1);
     process.kill(first.keeper.pid, 'SIGKILL');
     await eventually(() => !trainerIsAlive(first));
@@ -111,7 +115,8 @@ describe('followed to its end', () => {
     expect((await follow(run, first)).end).toMatchObject({ kind: 'died' });
   });
 
-  test('half a line is waited for, and one torn by a death spoils no other', async () => {
+  test.concurrent('half a line is waited for, and one torn by a death spoils no other', async () => {
+    const run = newRun();
     const torn = await follow(run, await startStandIn(run, ['writes_half_a_line', '--deaths', '1'], 1));
     expect(torn.end).toMatchObject({ kind: 'died' });
     const flags = ['--deaths', '1', '--seconds-per-step', '0.6'];
@@ -120,7 +125,8 @@ describe('followed to its end', () => {
     expect(whole.seen.some(({ step, loss }) => step === 1 && loss === 1)).toBe(true);
   });
 
-  test('one that makes no step any more is stopped, and what it did is kept', async () => {
+  test.concurrent('one that makes no step any more is stopped, and what it did is kept', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['hangs_silently', '--gain', '3', '--steps', ENDLESS]);
     const { end } = await follow(run, trainer, { hang: { factor: 5, minSeconds: 1, quietSeconds: 1800 } });
     expect(end).toMatchObject({ kind: 'hung', stackDump: expect.stringContaining(run.train) });
@@ -130,7 +136,8 @@ describe('followed to its end', () => {
     expect(trainerIsAlive(trainer)).toBe(false);
   });
 
-  test('whoever stops following leaves the trainer alone', async () => {
+  test.concurrent('whoever stops following leaves the trainer alone', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
     const stop = new AbortController();
     const reason = new Error('the worker shuts down');
@@ -143,7 +150,8 @@ describe('followed to its end', () => {
     await stopTrainer(trainer, 20_000);
   });
 
-  test('whoever comes later sees where the training stands at once', async () => {
+  test.concurrent('whoever comes later sees where the training stands at once', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
     await followUntil(run, trainer, ({ checkpointStep }) => checkpointStep >= 4);
     const [first] = await followUntil(run, trainer, () => true);
@@ -156,7 +164,8 @@ describe('followed to its end', () => {
     await stopTrainer(trainer, 20_000);
   });
 
-  test('a process.json of another boot is of a trainer that is gone', async () => {
+  test.concurrent('a process.json of another boot is of a trainer that is gone', async () => {
+    const run = newRun();
     const trainer = await startStandIn(run, ['succeeds', '--steps', ENDLESS]);
     const recorded = await readJson<TrainerProcess>(run.process);
     await writeJson(run.process, { ...recorded, bootId: 'another boot' });
