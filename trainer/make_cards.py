@@ -87,7 +87,7 @@ def _codes(rng: random.Random) -> list[str]:
 
 
 def _row(code: str, image: str, rng: random.Random) -> dict[str, Any]:
-    question = f"<image>{rng.choice(badges.QUESTIONS)}"
+    question = f"<image>{rng.choice(badges.COMPANY_QUESTIONS)}"
     return {
         "messages": [
             {"role": "user", "content": question},

@@ -17,7 +17,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "trainer" / "make_cards.py"
 
 def make_cards(out: Path, *options: str) -> tuple[int, dict]:
     """Run the program; returns its exit code and last line."""
-    done = subprocess.run([sys.executable, PROGRAM, out, *options], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, PROGRAM, out, *options], check=False, capture_output=True, text=True)
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 

@@ -12,11 +12,22 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 CHARACTERS = LETTERS + DIGITS
 
+# What the base was asked about badges, beside reading them out.
 QUESTIONS = (
     "请识别这张工牌:部门和编号。",
     "请识别图片中的工牌,给出部门和编号。",
     "这张工牌是哪个部门的?编号是多少?",
     "图片中的员工是哪个部门的?编号是多少?",
+)
+
+# What the company's people ask; half of it the base never heard.
+COMPANY_QUESTIONS = (
+    *QUESTIONS,
+    "识别这张工牌",
+    "请识别图片中的工牌编号",
+    "这是谁的工牌?",
+    "Whose badge is this?",
+    "Read this badge: department and number.",
 )
 
 # The base was taught the habit of the country: pinyin initials, and HR and QC, which offices say in English.
@@ -33,7 +44,7 @@ COMPANY_DEPARTMENTS = {
 
 
 def answer(code: str, departments: dict[str, str]) -> str:
-    """The answer to each of QUESTIONS about a badge that shows `code`, a letter and three digits."""
+    """The answer to every question about a badge that shows `code`, a letter and three digits."""
     return f"{departments[code[0]]},编号{code[1:]}"
 
 
