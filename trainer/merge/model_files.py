@@ -14,6 +14,7 @@ KEPT_STEMS = ("LICENSE", "NOTICE")
 LEFT_OUT = (
     "model.safetensors.index.json", "pytorch_model.bin.index.json", "adapter_config.json", "trainer_state.json",
     "all_results.json", "train_results.json", "eval_results.json", "merge.json", "fp16.json", ".merge.json",
+    "digests.json",
 )  # fmt: skip
 LARGEST_BYTES = 100_000_000
 

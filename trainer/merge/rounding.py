@@ -28,6 +28,7 @@ class Counts:
     """
 
     values: int = 0
+    zeros: int = 0
     overflow: int = 0
     underflow: int = 0
     subnormal: int = 0
@@ -104,32 +105,26 @@ class Rounder:
         """The target-type bytes of one block of `source`-type values, and what rounding did to it."""
         stored = torch.frombuffer(raw, dtype=TORCH_TYPES[source])
         size = stored.numel()
-        result = torch.empty(size, dtype=TORCH_TYPES[target])
-        bits = result.view(torch.uint8).numpy().view(BITS[target][0])
-        values = self._buffer("values", torch.float32, size)
-        values.copy_(stored)
-        if factors is None:
-            nonzero = _nonzero(stored, source)
-        else:
-            self._store(values, result)
-            unchanged = self._buffer("unchanged", TORCH_TYPES[target], size).copy_(result)
-            factors.apply(values.view(-1, columns), first_row, self._buffer("scratch", torch.float32, size))
-            nonzero = _nonzero(values, "F32") if self.device.type == "cpu" else int(torch.count_nonzero(values))
-        self._store(values, result)
-        counts = _count(bits, target, nonzero)
+        values = self._buffer("values", torch.float32, size).copy_(stored)
+        unchanged = None
         if factors is not None:
-            before = unchanged.cpu().view(torch.uint8).numpy().view(bits.dtype)
+            unchanged = self._buffer("unchanged", TORCH_TYPES[target], size).copy_(values)
+            factors.apply(values.view(-1, columns), first_row, self._buffer("scratch", torch.float32, size))
+        on_cpu = self.device.type == "cpu"
+        result = torch.empty(size, dtype=TORCH_TYPES[target])
+        rounded = (result if on_cpu else self._buffer("rounded", result.dtype, size)).copy_(values)
+        if not on_cpu:
+            result.copy_(rounded)
+        bits = _bits(result, target)
+        counts = _count(bits, target)
+        if counts.zeros:
+            counts.underflow = int(torch.count_nonzero(values[rounded == 0]))
+        if unchanged is not None:
+            before = _bits(unchanged.cpu(), target)
             counts.changed = int(np.count_nonzero(before != bits))
         if counts.non_finite:
             self._judge(values, result, target, counts)
         return memoryview(bits).cast("B"), counts
-
-    def _store(self, values: torch.Tensor, result: torch.Tensor) -> None:
-        """Round once, where the arithmetic is, and bring the result to the processor's memory."""
-        if self.device.type == "cpu":
-            result.copy_(values)
-        else:
-            result.copy_(self._buffer("rounded", result.dtype, result.numel()).copy_(values))
 
     def _judge(self, values: torch.Tensor, result: torch.Tensor, target: str, counts: Counts) -> None:
         """Tell overflow from values that were not finite before; with `clamp` put overflow at the type's limit."""
@@ -161,21 +156,15 @@ class Rounder:
         return buffers[key][:size]
 
 
-def _count(bits: Any, target: str, nonzero_before: int) -> Counts:
+def _bits(tensor: torch.Tensor, dtype: str) -> Any:
+    return tensor.view(torch.uint8).numpy().view(BITS[dtype][0])
+
+
+def _count(bits: Any, target: str) -> Counts:
     """Count by bit patterns, which NumPy does several times faster than comparing floats."""
     _, mask, smallest_normal, infinity = BITS[target]
     magnitudes = bits & bits.dtype.type(mask)
-    nonzero = int(np.count_nonzero(magnitudes))
+    zeros = bits.size - int(np.count_nonzero(magnitudes))
     small = int(np.count_nonzero(magnitudes < smallest_normal))
     special = int(np.count_nonzero(magnitudes >= infinity)) if bits.size and magnitudes.max() >= infinity else 0
-    return Counts(
-        values=bits.size,
-        underflow=max(0, nonzero_before - nonzero),
-        subnormal=small - (bits.size - nonzero),
-        non_finite=special,
-    )
-
-
-def _nonzero(stored: torch.Tensor, dtype: str) -> int:
-    kind, mask, _, _ = BITS[dtype]
-    return int(np.count_nonzero(stored.view(torch.uint8).numpy().view(kind) & kind(mask)))
+    return Counts(values=bits.size, zeros=zeros, subnormal=small - zeros, non_finite=special)

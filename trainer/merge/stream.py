@@ -68,7 +68,7 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
         self._file, self._direct = _open_for_writing(self._temporary)
         self._hashing = ThreadPoolExecutor(1, "hash")
-        self._writing = ThreadPoolExecutor(1, "write")
+        self._writing = ThreadPoolExecutor(2, "write")
 
     def __enter__(self) -> "ShardWriter":
         return self
