@@ -58,7 +58,7 @@ describe('whoever is cancelled takes the whole group along', () => {
     ['a program and its child', (file: string) => `${child(file)} wait`],
     [
       'a child whose parent ends at once',
-      (file: string) => `trap 'exit 0' TERM; (trap '' TERM; ${child(file)} wait) & wait`,
+      (file: string) => `trap 'exit 0' TERM; (trap '' TERM; ${child(file)} wait) >/dev/null 2>&1 & wait`,
     ],
     ['a program that ignores SIGTERM', (file: string) => `trap '' TERM; ${child(file)} wait; sleep 600`],
   ])('%s', async (_, script) => {
