@@ -6,7 +6,8 @@ import { formatBytes, freeDiskBytes } from '../host/disk.ts';
 import { TemperError } from '../host/errors.ts';
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
 import { portIsFree } from '../host/ports.ts';
-import { runPython } from '../host/python.ts';
+import { runPython, type PythonOptions, type PythonProgress } from '../host/python.ts';
+import type { RunDirectory } from '../host/run-directory.ts';
 import { writeJson } from '../host/state-file.ts';
 import { trainingOptions, writeTrainingConfig, type TrainingOptions } from '../host/training-config.ts';
 import type { StageContext, StageResult } from './stage.ts';
@@ -39,40 +40,55 @@ export interface CheckEnvironmentResult extends StageResult {
 
 const MIN_FREE_DISK_BYTES = 2 * 1024 ** 3;
 
-/** Check GPUs, disk, ports, Python packages and base against the config, before anything is computed. */
-export async function checkEnvironment({ config }: CheckEnvironmentInput, context: StageContext): Promise<CheckEnvironmentResult> {
+/** Check the host for the config before anything is computed; the findings are kept as `environment.json`. */
+export async function checkEnvironment(
+  { config }: CheckEnvironmentInput,
+  context: StageContext,
+): Promise<CheckEnvironmentResult> {
   const { run, settings, signal } = context;
+  const onProgress = (progress: PythonProgress) => context.report({ ...progress });
+  const { items, precision, training, gpus, versions } = await inspectHost(config, run, settings.home, {
+    cancelSignal: signal,
+    onProgress,
+  });
+  const errors = items.filter((item) => item.verdict === 'error');
+  const warnings = items.filter((item) => item.verdict === 'warning').map(sentence);
+  await writeJson(run.environment, { ok: errors.length === 0, precision, gpus, items, versions });
+  if (errors.length > 0)
+    throw new TemperError('HostError', refusal(errors, run.environment), { details: { items: errors } });
+
+  const hardware = gpus.length === 0 ? 'CPU' : gpus.map((gpu) => gpu.name).join(', ');
+  const remarks = warnings.length === 0 ? '' : `, ${warnings.length} warning${warnings.length === 1 ? '' : 's'}`;
+  const headline = `${hardware}, ${precision}, LLaMA-Factory ${versions.llamafactory ?? '?'}${remarks}`;
+  return { precision, training, gpus, warnings, versions, headline };
+}
+
+/** Look at GPUs, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser reads it. */
+export async function inspectHost(
+  config: ResolvedConfig,
+  run: RunDirectory,
+  home: string,
+  options: PythonOptions,
+): Promise<Pick<CheckEnvironmentResult, 'precision' | 'training' | 'gpus' | 'versions'> & { items: CheckItem[] }> {
   const gpus = config.train.use_cpu === true ? [] : await listGpus();
   const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
   const base = String(config.train.model_name_or_path);
   const trainingBase = needsFp16Base ? await makeBaseOverlay(base, run.baseOverlay, 'float16') : base;
-  const options = trainingOptions(run, config, trainingBase);
-  await writeTrainingConfig(run, options);
+  const training = trainingOptions(run, config, trainingBase);
+  await writeTrainingConfig(run, training);
   const python = await runPython<{ items: CheckItem[]; versions: Record<string, string> }>(
     'trainer/check_environment.py',
-    [
-      ...['--config', run.trainConfig, '--model', base],
-      ...['--cache-dir', join(settings.home, 'cache')],
-    ],
-    { cancelSignal: signal, onProgress: (progress) => context.report({ ...progress }) },
+    ['--config', run.trainConfig, '--model', base, '--cache-dir', join(home, 'cache')],
+    options,
   );
-  const items = [gpuItem(config, gpus), ...diskItems(config, run.path), ...(await portItems(config, settings.home)), ...python.items];
+  const items = [
+    gpuItem(config, gpus),
+    ...diskItems(config, run.path),
+    ...(await portItems(config, home)),
+    ...python.items,
+  ];
   const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
-  const errors = items.filter((item) => item.verdict === 'error');
-  const warnings = items.filter((item) => item.verdict === 'warning').map(sentence);
-  await writeJson(run.environment, { ok: errors.length === 0, precision, gpus, items, versions: python.versions });
-  if (errors.length > 0) throw new TemperError('HostError', refusal(errors, run.environment), { details: { items: errors } });
-
-  const hardware = gpus.length === 0 ? 'CPU' : gpus.map((gpu) => gpu.name).join(', ');
-  const remarks = warnings.length === 0 ? '' : `, ${warnings.length} warning${warnings.length === 1 ? '' : 's'}`;
-  return {
-    precision,
-    training: options,
-    gpus,
-    warnings,
-    versions: python.versions,
-    headline: `${hardware}, ${precision}, LLaMA-Factory ${python.versions.llamafactory ?? '?'}${remarks}`,
-  };
+  return { items, precision, training, gpus, versions: python.versions };
 }
 
 function gpuItem(config: ResolvedConfig, gpus: Gpu[]): CheckItem {
@@ -88,7 +104,10 @@ function gpuItem(config: ResolvedConfig, gpus: Gpu[]): CheckItem {
     };
   }
   const found = gpus
-    .map((gpu) => `${gpu.name}, compute capability ${gpu.computeCapability}, ${formatBytes(gpu.freeMemoryBytes)} of ${formatBytes(gpu.totalMemoryBytes)} free`)
+    .map(
+      (gpu) =>
+        `${gpu.name}, compute capability ${gpu.computeCapability}, ${formatBytes(gpu.freeMemoryBytes)} of ${formatBytes(gpu.totalMemoryBytes)} free`,
+    )
     .join('; ');
   const lacksBf16 = config.train.bf16 === true && gpus.some((gpu) => !hasBfloat16(gpu));
   return {
@@ -122,13 +141,19 @@ async function portItems(config: ResolvedConfig, home: string): Promise<CheckIte
   const items = ports.map(async (port): Promise<CheckItem> => {
     const held = current?.api.port === port || current?.page.port === port;
     const free = held || (await portIsFree(port, host));
-    const found = held ? `held by the deployment ${name}, which is replaced` : free ? 'free' : 'in use by another program';
+    const found = held
+      ? `held by the deployment ${name}, which is replaced`
+      : free
+        ? 'free'
+        : 'in use by another program';
     return {
       name: `port ${port}`,
       found,
       needed: `free on ${host}`,
       verdict: free ? 'ok' : 'error',
-      ...(free ? {} : { fix: `stop what listens there (ss -ltnp 'sport = :${port}'), or set deploy.apiPort and deploy.pagePort` }),
+      ...(free
+        ? {}
+        : { fix: `stop what listens there (ss -ltnp 'sport = :${port}'), or set deploy.apiPort and deploy.pagePort` }),
     };
   });
   return Promise.all(items);

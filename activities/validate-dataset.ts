@@ -22,7 +22,10 @@ export interface ValidateDatasetResult extends StageResult {
  * Judge every row as LLaMA-Factory would, set the held-out rows apart, write the clean splits into `dataset/`. Runs anew each
  * time, since only reading the rows tells whether they changed; pictures judged before are remembered.
  */
-export async function validateDataset({ config }: ValidateDatasetInput, context: StageContext): Promise<ValidateDatasetResult> {
+export async function validateDataset(
+  { config }: ValidateDatasetInput,
+  context: StageContext,
+): Promise<ValidateDatasetResult> {
   const { run, settings, signal } = context;
   const judged = await runPython<Omit<ValidateDatasetResult, 'headline'>>(
     'trainer/validate_dataset.py',
@@ -41,7 +44,7 @@ export async function validateDataset({ config }: ValidateDatasetInput, context:
 }
 
 /** The config's part of the command line of `trainer/validate_dataset.py`. */
-function validationArguments({ train, heldOut, dataset }: ResolvedConfig): string[] {
+export function validationArguments({ train, heldOut, dataset }: ResolvedConfig): string[] {
   const optional = {
     '--media-dir': train.media_dir,
     '--model': train.model_name_or_path,
@@ -54,5 +57,10 @@ function validationArguments({ train, heldOut, dataset }: ResolvedConfig): strin
     '--max-drop-fraction': dataset.maxDropFraction,
   };
   const required = ['--dataset-dir', String(train.dataset_dir), '--dataset', String(train.dataset)];
-  return [...required, ...Object.entries(optional).flatMap(([flag, value]) => (value === undefined || value === null ? [] : [flag, String(value)]))];
+  return [
+    ...required,
+    ...Object.entries(optional).flatMap(([flag, value]) =>
+      value === undefined || value === null ? [] : [flag, String(value)],
+    ),
+  ];
 }

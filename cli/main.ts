@@ -1,6 +1,8 @@
 import { Command } from 'commander';
 import { jsonSchemaText } from '../configs/json-schema.ts';
 import { errorNameOf, messageOf } from '../host/errors.ts';
+import { doctor, validate } from './check.ts';
+import { fp16, merge } from './convert.ts';
 import { demo } from './demo.ts';
 import { listDeployed, undeploy } from './deployments.ts';
 import { down, up } from './up.ts';
@@ -27,6 +29,37 @@ export async function main(argv: string[]): Promise<void> {
     .description('Run the whole pipeline on a tiny Qwen3-VL, then stop all that was started.')
     .option('--keep', 'leave server, worker and the deployed model up')
     .action(demo);
+  program
+    .command('doctor')
+    .description('Check this host for a config: GPUs, disk, ports, Python packages, base.')
+    .argument('[config]', 'name or path of a YAML below the configs folder', 'demo')
+    .option('--json', 'as JSON')
+    .action(doctor);
+  program
+    .command('validate')
+    .description("Judge every row of a config's dataset as LLaMA-Factory would treat it.")
+    .argument('<config>', 'name or path of a YAML below the configs folder')
+    .option('--json', 'as JSON')
+    .action(validate);
+  program
+    .command('merge')
+    .description('Merge a LoRA adapter into its base in one streaming pass.')
+    .argument('<base>')
+    .argument('<adapter>')
+    .argument('<out>')
+    .option('--dtype <type>', 'fp16, bf16, or base for its own', 'base')
+    .option('--device <device>', 'auto, cpu or cuda', 'auto')
+    .option('--clamp', 'set what overflows to the largest number instead of failing')
+    .action(merge);
+  program
+    .command('fp16')
+    .description('Make a Qwen-VL folder fit for GPUs without bfloat16, beside it unless told otherwise.')
+    .argument('<model-dir>')
+    .option('--out <dir>', 'where to write')
+    .option('--in-place', 'change the folder itself')
+    .option('--rows <file>', 'rows (JSON lines) whose answers in fp16 must be those in fp32')
+    .option('--clamp', 'set what overflows to the largest number instead of failing')
+    .action(fp16);
   program
     .command('schema')
     .description('Print the JSON schema of the configs, for editors.')

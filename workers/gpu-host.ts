@@ -1,4 +1,4 @@
-import { Runtime, Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
+import { DefaultLogger, Runtime, Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -59,8 +59,9 @@ export async function startGpuHost(
 /** Quiet logs: warnings and worse on stderr. Call once, before anything else of the worker. */
 export function installRuntime(): void {
   Runtime.install({
+    logger: new DefaultLogger('WARN'),
     shutdownSignals: ['SIGINT', 'SIGTERM'],
-    telemetryOptions: { logging: { filter: 'WARN', forward: {} } },
+    telemetryOptions: { logging: { filter: 'WARN' } },
   });
 }
 
