@@ -9,7 +9,6 @@ loopback for the page alone. All other options are serve.py's. When one of the t
 import argparse
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,9 +31,7 @@ def main() -> None:
     keyed = ["--api-key-env", KEY_VARIABLE] if os.environ.get(KEY_VARIABLE) else []
     host = options.host if keyed or is_loopback(options.host) else "127.0.0.1"
     if host != options.host:
-        print(
-            f"start.py: {KEY_VARIABLE} is not set, so the API is there for the page only", file=sys.stderr, flush=True
-        )
+        print(f"start.py: without {KEY_VARIABLE} the API is there for the page only", file=sys.stderr, flush=True)
     reached_at = host if is_loopback(host) else "127.0.0.1"
     common = ["--name", options.name, *keyed]
     api = ["serve.py", "--model", options.model, "--host", host, "--port", str(options.port), *common, *of_api]
@@ -46,27 +43,28 @@ def main() -> None:
 def _run_together(*programs: list[str]) -> int:
     """Run the programs until one ends or a signal comes; return 0 after a signal, else what the first returned."""
     stopped = False
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    running: set[int] = set()
 
     def stop(*_: object) -> None:
         nonlocal stopped
         stopped = True
-        for process in running.values():
-            process.send_signal(signal.SIGTERM)
+        for pid in tuple(running):
+            os.kill(pid, signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     for script, *args in programs:
-        process = subprocess.Popen([sys.executable, str(FOLDER / script), *args])
-        running[process.pid] = process
+        # Not by subprocess, which would reap processes behind the back of the loop below.
+        running.add(os.posix_spawn(sys.executable, [sys.executable, str(FOLDER / script), *args], os.environ))
     if stopped:
         stop()
     first_code: int | None = None
     while running:
         # As process 1 of a container it is handed orphans too.
         pid, status = os.wait()
-        if running.pop(pid, None) is None:
+        if pid not in running:
             continue
+        running.remove(pid)
         if first_code is None:
             first_code = 0 if stopped else os.waitstatus_to_exitcode(status)
             stop()
