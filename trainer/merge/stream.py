@@ -1,5 +1,7 @@
 """Working ahead and writing behind, so that disk, arithmetic and hashing go on at the same time in little memory."""
 
+import errno
+import fcntl
 import hashlib
 import mmap
 import os
@@ -64,7 +66,7 @@ class ShardWriter:
         self._filled = 0
         self._free = [mmap.mmap(-1, WRITE_BYTES) for _ in range(depth)]
         self._current = self._free.pop()
-        self._busy: deque[tuple[mmap.mmap, Future[None], Future[int]]] = deque()
+        self._busy: deque[tuple[mmap.mmap, Future[None], Future[None]]] = deque()
         self._temporary.unlink(missing_ok=True)
         self._file, self._direct = _open_for_writing(self._temporary)
         self._hashing = ThreadPoolExecutor(1, "hash")
@@ -113,7 +115,9 @@ class ShardWriter:
         # Direct writes must be whole blocks; the tail of the last one is cut off again in `finish`.
         padded = -(-self._filled // ALIGNMENT) * ALIGNMENT if self._direct else self._filled
         hashing = self._hashing.submit(self._digest.update, view)
-        writing = self._writing.submit(_write, self._file, memoryview(self._current)[:padded], self._position)
+        writing = self._writing.submit(
+            _write, self._file, memoryview(self._current)[:padded], self._position, self._direct
+        )
         self._busy.append((self._current, hashing, writing))
         self._position += self._filled
         self._filled = 0
@@ -138,12 +142,23 @@ def _open_for_writing(path: Path) -> tuple[int, bool]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
         return os.open(path, flags | os.O_DIRECT, 0o644), True
-    except OSError:  # tmpfs and some network file systems know no direct writes
+    except OSError as error:  # tmpfs and some network file systems know no direct writes
+        if error.errno != errno.EINVAL:
+            raise
         return os.open(path, flags, 0o644), False
 
 
-def _write(descriptor: int, view: memoryview, position: int) -> int:
+def _write(descriptor: int, view: memoryview, position: int, direct: bool) -> None:
     done = 0
     while done < len(view):
-        done += os.pwrite(descriptor, view[done:], position + done)
-    return done
+        try:
+            done += os.pwrite(descriptor, view[done:], position + done)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not direct:
+                raise
+            # Some file systems open a file for direct writes and then refuse them.
+            direct = False
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+    if not direct:
+        # Begins to write to the disk now what `finish` would else wait for.
+        os.posix_fadvise(descriptor, position, len(view), os.POSIX_FADV_DONTNEED)
