@@ -27,6 +27,9 @@ export interface ProgramResult {
 
 const KILL_AFTER_MS = 5_000;
 
+/** Killed processes go at once, but zombies that nobody reaps count as a group for ever. */
+const GONE_WITHIN_MS = 2_000;
+
 /**
  * Run a program to its end: no shell, its own process group, stdin empty. A non-zero exit is a result, not an error.
  * When `cancelSignal` aborts or `timeoutMs` has passed, the whole group gets SIGTERM and 5 s later SIGKILL; after an abort
@@ -92,10 +95,15 @@ export function lastLines(text: string, count: number): string {
 async function killGroup(subprocess: ResultPromise): Promise<void> {
   const { pid } = subprocess;
   if (pid === undefined) return;
-  const deadline = Date.now() + KILL_AFTER_MS;
   signalGroup(pid, 'SIGTERM');
-  while (signalGroup(pid, 0) && Date.now() < deadline) await sleep(50);
+  await untilGone(pid, KILL_AFTER_MS);
   signalGroup(pid, 'SIGKILL');
+  await untilGone(pid, GONE_WITHIN_MS);
+}
+
+async function untilGone(pid: number, patienceMs: number): Promise<void> {
+  const deadline = Date.now() + patienceMs;
+  while (signalGroup(pid, 0) && Date.now() < deadline) await sleep(50);
 }
 
 /** Signal 0 only asks; false when the group has ended. */

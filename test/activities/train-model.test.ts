@@ -255,6 +255,15 @@ test.concurrent('a stop that is asked for before the training has begun ends it 
   });
 });
 
+test.concurrent('the stand-ins are given only what train.py takes', async () => {
+  const { run, attempt } = rehearse();
+  await attempt(1, ['succeeds']).result;
+  const { argv } = await processOf(run);
+  const taken = readFileSync(join(checkout, 'trainer/train.py'), 'utf8');
+  const given = argv.filter((argument) => argument.startsWith('--'));
+  expect(given.filter((flag) => !taken.includes(`add_argument("${flag}"`))).toEqual([]);
+});
+
 interface Changes {
   rows?: string;
   runName?: string;
