@@ -149,7 +149,7 @@ def require_space(out: Path, needed: int) -> None:
     if free + present < needed:
         raise TemperError(
             "DiskFullError",
-            f"{place} has {free / 1e9:.1f} GB free and the merged model takes {needed / 1e9:.1f} GB: make room",
+            f"{place} has {free / 1e6:,.0f} MB free and the merged model takes {needed / 1e6:,.0f} MB: make room",
         )
 
 

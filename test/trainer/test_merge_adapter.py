@@ -1,5 +1,6 @@
 """Merging: what comes out is PEFT's fp32 merge rounded once, whatever the adapter and whenever it was killed."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from base_digest import base_digest
 from merge.safetensors_file import read_folder
 from merge_adapter import Options, merge
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -397,6 +399,34 @@ def test_not_enough_disk_is_said_before_writing(
     with pytest.raises(TemperError, match="free and the merged model takes") as caught:
         run_merge(*simple, tmp_path / "out")
     assert caught.value.type == "DiskFullError" and not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_is_named_and_what_is_finished_is_kept(
+    simple: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.pwrite, []
+
+    def pwrite(descriptor: int, data: Any, position: int) -> int:
+        calls.append(position)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data, position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(TemperError, match=r"the disk of .*out is full: make room") as caught:
+        run_merge(*simple, tmp_path / "out")
+    assert caught.value.type == "DiskFullError"
+    monkeypatch.undo()
+    assert run_merge(*simple, tmp_path / "out")["reusedShards"] == 3
+
+
+def test_a_folder_of_links_with_another_config_is_the_same_base(simple: tuple[Path, Path], tmp_path: Path) -> None:
+    """The way an fp16 GPU gets its base: the weights are links, config.json is a changed copy."""
+    for path in simple[0].iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "float16"}))
+    assert base_digest(read_folder(tmp_path)) == base_digest(read_folder(simple[0]))
 
 
 def test_overflow_names_the_tensor_and_its_size_unless_clamping_is_allowed(

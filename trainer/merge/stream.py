@@ -128,7 +128,15 @@ class ShardWriter:
     def _reclaim(self) -> None:
         buffer, hashing, writing = self._busy.popleft()
         hashing.result()
-        writing.result()
+        try:
+            writing.result()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            place = self.path.parent
+            raise TemperError(
+                "DiskFullError", f"the disk of {place} is full: make room and start again, finished shards are kept"
+            ) from error
         self._free.append(buffer)
 
 
