@@ -2,7 +2,7 @@ import { DefaultLogger, Runtime, Worker, type NativeConnection, type WorkerOptio
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { createActivities } from '../activities/index.ts';
+import { createActivities, type Activities } from '../activities/index.ts';
 import { checkout } from '../host/checkout.ts';
 import type { HostSettings } from '../host/settings.ts';
 import { GPU_TASK_QUEUE, TASK_QUEUE } from '../workflows/queues.ts';
@@ -18,13 +18,16 @@ export interface GpuHost {
 /** Heartbeats reach the server within 5 s, so that a minute's heartbeat timeout outlives an outage of most of a minute. */
 const MAX_HEARTBEAT_THROTTLE = '5s';
 
-/** Start this host's workers on an open connection; they stop on SIGINT and SIGTERM, leaving trainers running. */
+/**
+ * Start this host's workers on an open connection; they stop on SIGINT and SIGTERM, leaving trainers running. Other
+ * activities than the host's own are for tests.
+ */
 export async function startGpuHost(
   settings: HostSettings,
   connection: NativeConnection,
   namespace: string,
+  activities: Activities = createActivities(settings),
 ): Promise<GpuHost> {
-  const activities = createActivities(settings);
   const common: Pick<
     WorkerOptions,
     'connection' | 'namespace' | 'activities' | 'identity' | 'maxHeartbeatThrottleInterval' | 'shutdownForceTime'
