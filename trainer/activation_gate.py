@@ -33,6 +33,8 @@ def run_gate(
     rows = _read_rows(rows_file, max_rows)
     processor = AutoProcessor.from_pretrained(model_dir)
     inputs = [_inputs(processor, row, image_max_pixels) for row in rows]
+    # A conversion before this one left the matrix library with one thread.
+    torch.set_num_threads(torch.get_num_threads())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done = 0
 

@@ -9,7 +9,6 @@ after the last one that is finished. OUT/merge.json says what went in, what came
 """
 
 import argparse
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from base_digest import base_digest
 from merge.adapter import OutputTensor, read_adapter
 from merge.adapter import plan as plan_tensors
+from merge.machine import choose_device, peak_rss_bytes, require_space
 from merge.model_files import read_config, serving_files
 from merge.output_folder import OutputFolder, digest_of, index_file
 from merge.safetensors_file import INDEX_NAME, make_header, read_folder
@@ -111,26 +111,6 @@ def _file_size(group: list[OutputTensor], target: str | None) -> int:
     return make_header((t.name, target or t.source.dtype, t.source.shape) for t in group)[1]
 
 
-def choose_device(name: str) -> Any:
-    """The torch device; `auto` is the processor, which keeps up with a disk and starts at once."""
-    # Blocks, not the parts of one operation, are shared out over threads.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TemperError("HostError", "there is no GPU that PyTorch can use: leave --device out, or mend the driver")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda" if name == "cuda" else "cpu")
-
-
-def peak_rss_bytes() -> int:
-    """This process's own peak, from its VmHWM: `ru_maxrss` also counts the parent's before exec."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def _main_dtype(tensors: list[list[OutputTensor]]) -> str | None:
     sizes: Counter[str] = Counter()
     for group in tensors:
@@ -138,19 +118,6 @@ def _main_dtype(tensors: list[list[OutputTensor]]) -> str | None:
             sizes[tensor.source.dtype] += tensor.source.size
     kind = sizes.most_common(1)[0][0] if sizes else ""
     return kind if kind in ("F16", "BF16", "F32") else None
-
-
-def require_space(out: Path, needed: int) -> None:
-    """Raise DiskFullError when `out` and the free space around it do not hold `needed` bytes."""
-    place = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
-    present = sum(entry.stat().st_size for entry in out.iterdir() if entry.is_file()) if out.is_dir() else 0
-    status = os.statvfs(place)
-    free = status.f_bavail * status.f_frsize
-    if free + present < needed:
-        raise TemperError(
-            "DiskFullError",
-            f"{place} has {free / 1e6:,.0f} MB free and the merged model takes {needed / 1e6:,.0f} MB: make room",
-        )
 
 
 def _options() -> Options:

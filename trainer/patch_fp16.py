@@ -19,10 +19,10 @@ from typing import Any
 
 from base_digest import base_digest
 from merge.adapter import plan
+from merge.machine import choose_device, peak_rss_bytes, require_space
 from merge.model_files import config_levels, read_config, serving_files, set_config
 from merge.output_folder import OutputFolder, digest_of, index_file
 from merge.safetensors_file import FLOATS, INDEX_NAME, SafetensorsFile, read_folder
-from merge_adapter import choose_device, peak_rss_bytes, require_space
 from protocol import Protocol, TemperError, run, write_whole
 
 RECORD_NAME = "fp16.json"

@@ -16,12 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from base_digest import base_digest
-from merge.safetensors_file import read_folder
-from merge_adapter import Options, merge
 from peft import LoraConfig, PeftModel, get_peft_model
-from protocol import TemperError
-from random_qwen3_vl import save_random_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -29,6 +24,12 @@ from transformers import (
     AutoProcessor,
     Qwen3VLForConditionalGeneration,
 )
+
+from base_digest import base_digest
+from merge.safetensors_file import read_folder
+from merge_adapter import Options, merge
+from protocol import TemperError
+from random_qwen3_vl import save_random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "trainer" / "merge_adapter.py"

@@ -81,8 +81,9 @@ class Converter:
     def _pass(self, shard: Shard, write: Callable[[memoryview], None]) -> dict[str, Counts]:
         counts = {tensor.name: Counts() for tensor in shard.tensors}
         self._advance(len(shard.header), shard.name)
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(self.threads, "block", torch.set_num_threads, (1,)))
+        # Blocks, not the parts of one operation, are shared out over threads.
+        workers = ThreadPoolExecutor(self.threads, "block", torch.set_num_threads, (1,))
+        with ExitStack() as stack, workers as pool:
             for block, (data, added) in in_order(pool, self._work, self._blocks(shard, stack), self.threads + 2):
                 counts[block.tensor.name].add(added)
                 if block.last:
