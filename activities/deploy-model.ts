@@ -1,5 +1,11 @@
 import type { ResolvedConfig } from '../configs/schema.ts';
-import { deploymentFolder, findDeployment, recordDeployment, stopDeployment, type Deployment } from '../host/deployments.ts';
+import {
+  deploymentFolder,
+  findDeployment,
+  recordDeployment,
+  stopDeployment,
+  type Deployment,
+} from '../host/deployments.ts';
 import { isAlive } from '../host/process-table.ts';
 import { startApi, startPage, stopServed } from '../host/served-model.ts';
 import { servingOptions } from '../host/serving-options.ts';
@@ -24,11 +30,15 @@ export interface DeployModelResult extends StageResult {
  * Put a model folder into service under the config's deployment name: API and chat page. What served under the name
  * before is stopped first, and started again when the new one does not get healthy.
  */
-export async function deployModel({ config, model }: DeployModelInput, context: StageContext): Promise<DeployModelResult> {
+export async function deployModel(
+  { config, model }: DeployModelInput,
+  context: StageContext,
+): Promise<DeployModelResult> {
   const { run, runName, settings } = context;
   const { name } = config.deploy;
   const current = await findDeployment(settings.home, name);
-  if (current?.modelDigest === model.modelDigest && current.runName === runName && isAlive(current.page)) return describe(run.deployment, current);
+  if (current?.modelDigest === model.modelDigest && current.runName === runName && isAlive(current.page))
+    return describe(run.deployment, current);
 
   if (current !== undefined) await stopDeployment(settings.home, current);
   const candidate = { runName, modelDir: model.modelDir, modelDigest: model.modelDigest };
@@ -47,7 +57,15 @@ async function serve(
   const { name, host, apiPort, pagePort, apiKeyEnv } = config.deploy;
   const folder = deploymentFolder(settings.home, name);
   report({ message: `starting the API of ${name}` });
-  const api = await startApi({ ...servingOptions(config), modelDir: model.modelDir, name, host, port: apiPort, folder, signal });
+  const api = await startApi({
+    ...servingOptions(config),
+    modelDir: model.modelDir,
+    name,
+    host,
+    port: apiPort,
+    folder,
+    signal,
+  });
   try {
     report({ message: `starting the chat page of ${name}` });
     const page = await startPage({ apiUrl: api.url, name, host, port: pagePort, apiKeyEnv, folder, signal });

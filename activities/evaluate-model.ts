@@ -54,16 +54,25 @@ const PARALLEL_REQUESTS = 4;
 export async function evaluateModel(input: EvaluateModelInput, context: StageContext): Promise<EvaluateModelResult> {
   const { config, deployment, model } = input;
   const rows = (await readRows(context.run.heldOut)).slice(0, config.evaluate.maxRows);
-  const candidate = deployment === null
-    ? await whileServed(model.modelDir, 'candidate', input, context, (apiUrl) => askAll(rows, 'candidate', apiUrl, config, context))
-    : await askAll(rows, deployment.name, deployment.apiUrl, config, context);
+  const candidate =
+    deployment === null
+      ? await whileServed(model.modelDir, 'candidate', input, context, (apiUrl) =>
+          askAll(rows, 'candidate', apiUrl, config, context),
+        )
+      : await askAll(rows, deployment.name, deployment.apiUrl, config, context);
   const base = await baseAnswers(rows, input, context);
 
   const scores = { base: score(rows, base, config), candidate: score(rows, candidate, config) };
   const judged = rows.map((row, index): JudgedRow => {
     const { question, expected } = questionOf(row);
     const images = row.images ?? [];
-    return { question: question.messages.at(-1)?.content ?? '', images, expected, base: base[index]?.text ?? '', candidate: candidate[index]?.text ?? '' };
+    return {
+      question: question.messages.at(-1)?.content ?? '',
+      images,
+      expected,
+      base: base[index]?.text ?? '',
+      candidate: candidate[index]?.text ?? '',
+    };
   });
   await writeJson(context.run.evaluation, { scores, rows: judged });
   const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
@@ -79,24 +88,46 @@ interface TimedAnswer {
 /** The base's answers to these rows, kept for the next run of the same base on the same rows. */
 async function baseAnswers(rows: ChatRow[], input: EvaluateModelInput, context: StageContext): Promise<TimedAnswer[]> {
   const { config, environment, dataset, baseDigest } = input;
-  const key = digestOfValue({ baseDigest, dataset: dataset.digest, rows: rows.length, serving: servingOptions(config), precision: environment.precision });
+  const key = digestOfValue({
+    baseDigest,
+    dataset: dataset.digest,
+    rows: rows.length,
+    serving: servingOptions(config),
+    precision: environment.precision,
+  });
   const file = join(context.settings.home, 'cache/base-answers', `${key}.json`);
   const known = await readJson<TimedAnswer[]>(file);
   if (known !== undefined) return known;
   const base = String(config.train.model_name_or_path);
   const dtype = environment.precision === 'fp16' ? 'float16' : 'bfloat16';
   const folder = await makeBaseOverlay(base, join(context.run.path, 'base-served'), dtype);
-  const answers = await whileServed(folder, 'base', input, context, (apiUrl) => askAll(rows, 'base', apiUrl, config, context));
+  const answers = await whileServed(folder, 'base', input, context, (apiUrl) =>
+    askAll(rows, 'base', apiUrl, config, context),
+  );
   await writeJson(file, answers);
   return answers;
 }
 
 /** Serve a model on a private port just for `work`. */
-async function whileServed<T>(modelDir: string, name: string, { config }: EvaluateModelInput, context: StageContext, work: (apiUrl: string) => Promise<T>): Promise<T> {
+async function whileServed<T>(
+  modelDir: string,
+  name: string,
+  { config }: EvaluateModelInput,
+  context: StageContext,
+  work: (apiUrl: string) => Promise<T>,
+): Promise<T> {
   context.report({ message: `starting the API of the ${name}` });
   const folder = join(context.run.path, 'evaluation', name);
   const options = { ...servingOptions(config), apiKeyEnv: undefined };
-  const api = await startApi({ ...options, modelDir, name, host: '127.0.0.1', port: 0, folder, signal: context.signal });
+  const api = await startApi({
+    ...options,
+    modelDir,
+    name,
+    host: '127.0.0.1',
+    port: 0,
+    folder,
+    signal: context.signal,
+  });
   try {
     return await work(api.url);
   } finally {
@@ -104,7 +135,13 @@ async function whileServed<T>(modelDir: string, name: string, { config }: Evalua
   }
 }
 
-async function askAll(rows: ChatRow[], name: string, apiUrl: string, config: ResolvedConfig, { report, signal }: StageContext): Promise<TimedAnswer[]> {
+async function askAll(
+  rows: ChatRow[],
+  name: string,
+  apiUrl: string,
+  config: ResolvedConfig,
+  { report, signal }: StageContext,
+): Promise<TimedAnswer[]> {
   const { apiKeyEnv } = config.deploy;
   const apiKey = apiKeyEnv === undefined ? undefined : process.env[apiKeyEnv];
   const answers: TimedAnswer[] = [];
@@ -113,13 +150,21 @@ async function askAll(rows: ChatRow[], name: string, apiUrl: string, config: Res
   const askOneByOne = async () => {
     for (let index = next++; index < rows.length; index = next++) {
       const row = rows[index] as ChatRow;
-      answers[index] = await ask(questionOf(row).question, { apiUrl, model: name, maxTokens: config.evaluate.maxNewTokens, apiKey, signal });
+      answers[index] = await ask(questionOf(row).question, {
+        apiUrl,
+        model: name,
+        maxTokens: config.evaluate.maxNewTokens,
+        apiKey,
+        signal,
+      });
       report({ asking: name, done: ++done, total: rows.length });
     }
   };
   await Promise.all(Array.from({ length: PARALLEL_REQUESTS }, askOneByOne)).catch((error: unknown) => {
     signal.throwIfAborted();
-    throw new TemperError('DeploymentError', `${name} could not answer a held-out row: ${String(error)}`, { cause: error });
+    throw new TemperError('DeploymentError', `${name} could not answer a held-out row: ${String(error)}`, {
+      cause: error,
+    });
   });
   return answers;
 }

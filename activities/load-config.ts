@@ -27,7 +27,10 @@ export interface RunRecord {
 }
 
 /** Read the config on this host, check it strictly, resolve its defaults, and keep it as the run's `run.json`. */
-export async function loadConfig(input: LoadConfigInput, { settings, run, runName }: StageContext): Promise<LoadConfigResult> {
+export async function loadConfig(
+  input: LoadConfigInput,
+  { settings, run, runName }: StageContext,
+): Promise<LoadConfigResult> {
   const config = readConfig(input.config, {
     configsFolder: settings.configsFolder,
     root: checkout,

@@ -31,14 +31,22 @@ export interface MergeAdapterResult extends StageResult, ServableModel {
 }
 
 /** Merge the adapter into the base in one pass, rounded once to the type that is served, into `merged/`. */
-export async function mergeAdapter({ config, environment, training }: MergeAdapterInput, context: StageContext): Promise<MergeAdapterResult> {
+export async function mergeAdapter(
+  { config, environment, training }: MergeAdapterInput,
+  context: StageContext,
+): Promise<MergeAdapterResult> {
   const { run, runName, signal } = context;
   const base = String(config.train.model_name_or_path);
   const args = [
     ...[base, training.adapter, run.merged, '--dtype', environment.precision],
-    ...['--owner', runName, ...(config.merge.clamp ? ['--clamp'] : [])],
+    ...['--owner', runName, '--expect-base-digest', training.baseDigest, ...(config.merge.clamp ? ['--clamp'] : [])],
   ];
-  const inputs = { base: training.baseDigest, adapter: training.adapterDigest, precision: environment.precision, clamp: config.merge.clamp };
+  const inputs = {
+    base: training.baseDigest,
+    adapter: training.adapterDigest,
+    precision: environment.precision,
+    clamp: config.merge.clamp,
+  };
   const outputs = () => [run.mergeAudit, join(run.merged, 'config.json')];
   return oncePerInput({ folder: run.stages, stage: 'mergeAdapter', inputs, outputs }, async () => {
     const done = await runPython<MergeLine>('trainer/merge_adapter.py', args, {
@@ -47,7 +55,17 @@ export async function mergeAdapter({ config, environment, training }: MergeAdapt
     });
     const { tensors, merged, overflow, underflow, nonFinite, bytes, mergeDigest } = done;
     const headline = `${merged} of ${tensors} tensors merged to ${environment.precision}, ${formatBytes(bytes)}, ${overflow + nonFinite} overflowed`;
-    return { modelDir: run.merged, modelDigest: mergeDigest, tensors, merged, overflow, underflow, nonFinite, bytes, headline };
+    return {
+      modelDir: run.merged,
+      modelDigest: mergeDigest,
+      tensors,
+      merged,
+      overflow,
+      underflow,
+      nonFinite,
+      bytes,
+      headline,
+    };
   });
 }
 

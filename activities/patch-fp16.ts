@@ -36,6 +36,13 @@ export async function patchFp16({ merge, dataset }: PatchFp16Input, context: Sta
     );
     const gateRows = done.gate?.rows ?? 0;
     const headline = `${done.tensors} tensors in fp16, ${done.converted} converted, ${gateRows} rows answered as in fp32`;
-    return { modelDir: merge.modelDir, modelDigest: merge.modelDigest, tensors: done.tensors, converted: done.converted, gateRows, headline };
+    return {
+      modelDir: merge.modelDir,
+      modelDigest: merge.modelDigest,
+      tensors: done.tensors,
+      converted: done.converted,
+      gateRows,
+      headline,
+    };
   });
 }

@@ -37,7 +37,10 @@ export interface Manifest {
 }
 
 /** Write the run's manifest and report, whatever its outcome. */
-export async function recordRun({ outcome, progress }: RecordRunInput, { run, runName, settings }: StageContext): Promise<RecordRunResult> {
+export async function recordRun(
+  { outcome, progress }: RecordRunInput,
+  { run, runName, settings }: StageContext,
+): Promise<RecordRunResult> {
   const manifest = await manifestOf(run, runName, outcome, settings.home);
   await writeJson(run.manifest, manifest);
   await writeReport(run, { manifest, stages: progress.stages });
@@ -47,7 +50,9 @@ export async function recordRun({ outcome, progress }: RecordRunInput, { run, ru
 async function manifestOf(run: RunDirectory, runName: string, outcome: RunOutcome, home: string): Promise<Manifest> {
   const record = await readJson<RunRecord>(run.run);
   const environment = await readJson<{ versions?: Record<string, string> }>(run.environment);
-  const dataset = await readJson<{ digest: string; rows: number; trainRows: number; heldOutRows: number }>(run.datasetReport);
+  const dataset = await readJson<{ digest: string; rows: number; trainRows: number; heldOutRows: number }>(
+    run.datasetReport,
+  );
   const training = await stageResult<TrainModelResult>(run, 'trainModel');
   const merge = await stageResult<MergeAdapterResult>(run, 'mergeAdapter');
   const deployed = outcome === 'deployed' ? await readJson<DeployModelResult>(run.deployment) : undefined;
@@ -58,10 +63,17 @@ async function manifestOf(run: RunDirectory, runName: string, outcome: RunOutcom
     finishedAt: new Date().toISOString(),
     config: { name: record?.config.name ?? '', digest: record?.configDigest ?? '' },
     dataset: dataset === undefined ? null : pick(dataset, 'digest', 'rows', 'trainRows', 'heldOutRows'),
-    base: training === undefined ? null : { path: String(record?.config.train.model_name_or_path), digest: training.baseDigest },
-    adapter: training === undefined ? null : { path: training.adapter, digest: training.adapterDigest, steps: training.steps },
+    base:
+      training === undefined
+        ? null
+        : { path: String(record?.config.train.model_name_or_path), digest: training.baseDigest },
+    adapter:
+      training === undefined ? null : { path: training.adapter, digest: training.adapterDigest, steps: training.steps },
     merged: merge === undefined ? null : { path: merge.modelDir, digest: merge.modelDigest },
-    deployment: serving === undefined ? null : { name: serving.name, apiUrl: serving.api.url, pageUrl: serving.page.url, modelDigest: serving.modelDigest },
+    deployment:
+      serving === undefined
+        ? null
+        : { name: serving.name, apiUrl: serving.api.url, pageUrl: serving.page.url, modelDigest: serving.modelDigest },
     versions: environment?.versions ?? {},
   };
 }

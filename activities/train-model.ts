@@ -1,4 +1,5 @@
 import { ApplicationFailure, Context } from '@temporalio/activity';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { rememberCut, rememberedCut, smallerCut, type BatchCut } from '../host/batch-cut.ts';
@@ -104,6 +105,7 @@ async function trainToTheEnd(
       throw error;
     });
     if (end.kind === 'finished') {
+      await rm(run.stopRequest, { force: true });
       await rememberCut(settings.home, environment.gpus, environment.training, cut);
       return summarize(run, end.event, baseDigest, cut);
     }

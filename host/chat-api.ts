@@ -27,14 +27,25 @@ export function questionOf(row: ChatRow): { question: ChatRow; expected: string 
 }
 
 /** Ask an OpenAI-compatible API (POST /v1/chat/completions), pictures as data URIs, greedily. Throws on any status but 200. */
-export async function ask(question: ChatRow, { apiUrl, model, maxTokens, apiKey, signal }: AskOptions): Promise<Answer> {
+export async function ask(
+  question: ChatRow,
+  { apiUrl, model, maxTokens, apiKey, signal }: AskOptions,
+): Promise<Answer> {
   const pictures = await Promise.all((question.images ?? []).map(dataUri));
   const messages = question.messages.map(({ role, content }) => ({ role, content: contentParts(content, pictures) }));
   const started = performance.now();
   const response = await fetch(`${apiUrl}/v1/chat/completions`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json', ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) },
-    body: JSON.stringify({ model, messages, temperature: 0, ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }) }),
+    headers: {
+      'content-type': 'application/json',
+      ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }),
+    },
+    body: JSON.stringify({
+      model,
+      messages,
+      temperature: 0,
+      ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
+    }),
     ...(signal === undefined ? {} : { signal }),
   });
   const body = await response.text();
@@ -58,7 +69,13 @@ function contentParts(content: string, pictures: string[]): string | ContentPart
   });
 }
 
-const mimeTypes: Record<string, string> = { '.jpg': 'image/jpeg', '.jpeg': 'image/jpeg', '.webp': 'image/webp', '.gif': 'image/gif', '.bmp': 'image/bmp' };
+const mimeTypes: Record<string, string> = {
+  '.jpg': 'image/jpeg',
+  '.jpeg': 'image/jpeg',
+  '.webp': 'image/webp',
+  '.gif': 'image/gif',
+  '.bmp': 'image/bmp',
+};
 
 async function dataUri(path: string): Promise<string> {
   const mime = mimeTypes[extname(path).toLowerCase()] ?? 'image/png';

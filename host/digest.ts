@@ -4,7 +4,9 @@ import { pipeline } from 'node:stream/promises';
 
 /** sha256 (hex) of a JSON value, independent of the order of its keys. */
 export function digestOfValue(value: unknown): string {
-  return createHash('sha256').update(JSON.stringify(sortKeys(value))).digest('hex');
+  return createHash('sha256')
+    .update(JSON.stringify(sortKeys(value)))
+    .digest('hex');
 }
 
 /** sha256 (hex) of a file's bytes. */

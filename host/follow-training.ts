@@ -46,7 +46,11 @@ const POLL_MS = 250;
 const PACE_STEPS = 20;
 
 /** Follow a running trainer by its events until its process has ended; throws the signal's reason when it aborts, leaving the trainer alone. */
-export async function followTraining(run: RunDirectory, trainer: TrainerProcess, options: FollowOptions): Promise<TrainingEnd> {
+export async function followTraining(
+  run: RunDirectory,
+  trainer: TrainerProcess,
+  options: FollowOptions,
+): Promise<TrainingEnd> {
   const reader = new EventReader(run.events);
   const state = new TrainingState(trainer);
   for (;;) {
@@ -149,7 +153,9 @@ function median(values: number[]): number | null {
 async function describeDeath(run: RunDirectory, trainer: TrainerProcess): Promise<string> {
   const exit = await exitOf(run, trainer);
   if (exit === undefined) return 'it vanished together with its keeper (killed, or the host restarted)';
-  return exit.signal === null ? `it ended with exit code ${exit.exitCode} and no last word` : `it was killed by ${exit.signal}`;
+  return exit.signal === null
+    ? `it ended with exit code ${exit.exitCode} and no last word`
+    : `it was killed by ${exit.signal}`;
 }
 
 /** Keep what a hung trainer was doing, by py-spy; returns the file. */

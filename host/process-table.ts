@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { TemperError } from './errors.ts';
 
 /** A process that can be told from a later one with the same pid. */
 export interface ProcessIdentity {
@@ -47,8 +48,21 @@ export async function stopTree(process: ProcessIdentity, graceMs: number): Promi
   if (!isAlive(process)) return;
   const tree = [process.pid, ...descendantsOf(process.pid)].flatMap((pid) => identify(pid) ?? []);
   for (const { pid } of tree) kill(pid, 'SIGKILL');
-  while (tree.some(isAlive)) await sleep(20);
+  const patience = Date.now() + KILL_PATIENCE_MS;
+  while (tree.some(isAlive)) {
+    if (Date.now() > patience) {
+      const stuck = tree.filter(isAlive).map(({ pid }) => pid);
+      throw new TemperError(
+        'HostError',
+        `Processes ${stuck.join(', ')} survive SIGKILL: they wait in the kernel, perhaps for a GPU or a disk. Restart the host.`,
+      );
+    }
+    await sleep(20);
+  }
 }
+
+/** How long the kernel may take over a killed process, freeing its memory on a GPU included. */
+const KILL_PATIENCE_MS = 30_000;
 
 /** Send a signal to exactly this process; false when it is gone. */
 export function signal(process: ProcessIdentity, name: NodeJS.Signals): boolean {

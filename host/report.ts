@@ -51,7 +51,8 @@ function section(title: string, body: string): string {
 }
 
 function stageRow({ stage, state, started, finished, attempt, headline }: ReportStage): string[] {
-  const seconds = started === null || finished === null ? '' : ((Date.parse(finished) - Date.parse(started)) / 1000).toFixed(1);
+  const seconds =
+    started === null || finished === null ? '' : ((Date.parse(finished) - Date.parse(started)) / 1000).toFixed(1);
   return [stage, state, seconds, String(attempt ?? ''), headline ?? ''];
 }
 
@@ -67,12 +68,15 @@ function scoreTable({ scores }: Evaluation): string {
 }
 
 function answerTable({ rows }: Evaluation): string {
-  const shown = rows.slice(0, 50).map((row) => [row.question.replaceAll('<image>', ''), row.expected, row.base, row.candidate]);
+  const shown = rows
+    .slice(0, 50)
+    .map((row) => [row.question.replaceAll('<image>', ''), row.expected, row.base, row.candidate]);
   return table(['question', 'expected', 'base', 'fine-tuned'], shown);
 }
 
 function table(head: string[], rows: string[][]): string {
-  const line = (cells: string[], tag: string) => `<tr>${cells.map((cell) => `<${tag}>${escape(cell)}</${tag}>`).join('')}</tr>`;
+  const line = (cells: string[], tag: string) =>
+    `<tr>${cells.map((cell) => `<${tag}>${escape(cell)}</${tag}>`).join('')}</tr>`;
   return `<table>${line(head, 'th')}${rows.map((row) => line(row, 'td')).join('')}</table>`;
 }
 
@@ -85,9 +89,11 @@ function lossChart(curve: { step: number; loss: number | null }[]): string {
   const [minStep, maxStep] = [Math.min(...steps), Math.max(...steps)];
   const [minLoss, maxLoss] = [Math.min(...losses), Math.max(...losses)];
   const x = (step: number) => margin + ((step - minStep) / Math.max(1, maxStep - minStep)) * (width - 2 * margin);
-  const y = (loss: number) => height - margin - ((loss - minLoss) / Math.max(1e-9, maxLoss - minLoss)) * (height - 2 * margin);
+  const y = (loss: number) =>
+    height - margin - ((loss - minLoss) / Math.max(1e-9, maxLoss - minLoss)) * (height - 2 * margin);
   const line = points.map(({ step, loss }) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`).join(' ');
-  const label = (text: string, left: number, top: number) => `<text x="${left}" y="${top}" font-size="12" fill="#5a6472">${text}</text>`;
+  const label = (text: string, left: number, top: number) =>
+    `<text x="${left}" y="${top}" font-size="12" fill="#5a6472">${text}</text>`;
   return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="loss per step">
 <polyline fill="none" stroke="#2f6fde" stroke-width="1.5" points="${line}"/>
 ${label(maxLoss.toPrecision(3), 2, y(maxLoss) + 4)}${label(minLoss.toPrecision(3), 2, y(minLoss) + 4)}

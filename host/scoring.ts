@@ -5,7 +5,9 @@ function normalize(answer: string): string {
 
 /** Whether an answer is right: the same as the expected one, or (`contains`) with the expected one in it. */
 export function matches(answer: string, expected: string, metric: 'exact' | 'contains'): boolean {
-  return metric === 'exact' ? normalize(answer) === normalize(expected) : normalize(answer).includes(normalize(expected));
+  return metric === 'exact'
+    ? normalize(answer) === normalize(expected)
+    : normalize(answer).includes(normalize(expected));
 }
 
 /**

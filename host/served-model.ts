@@ -86,7 +86,12 @@ interface ReadyFile {
   url: string;
 }
 
-async function startServer(kind: string, script: string, args: string[], options: { folder: string; signal: AbortSignal }): Promise<ServedProcess> {
+async function startServer(
+  kind: string,
+  script: string,
+  args: string[],
+  options: { folder: string; signal: AbortSignal },
+): Promise<ServedProcess> {
   options.signal.throwIfAborted();
   await mkdir(options.folder, { recursive: true });
   const logFile = join(options.folder, `${kind}.log`);

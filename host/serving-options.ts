@@ -1,7 +1,10 @@
 import type { ResolvedConfig } from '../configs/schema.ts';
 import type { ApiOptions } from './served-model.ts';
 
-type FromConfig = Pick<ApiOptions, 'template' | 'imageMaxPixels' | 'imageMinPixels' | 'maxNewTokens' | 'apiKeyEnv' | 'cpu'>;
+type FromConfig = Pick<
+  ApiOptions,
+  'template' | 'imageMaxPixels' | 'imageMinPixels' | 'maxNewTokens' | 'apiKeyEnv' | 'cpu'
+>;
 
 /** How a model is served so that it sees what it saw in training: the same template and pixel limits. */
 export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): FromConfig {

@@ -34,14 +34,7 @@ export type TrainingEvent =
   | { type: 'failed'; error: ErrorName; exception: string; message: string; traceback: string[]; time: number };
 
 export type TrainingPhase =
-  | 'importing'
-  | 'parsing'
-  | 'preprocessing'
-  | 'loading'
-  | 'training'
-  | 'evaluating'
-  | 'saving'
-  | 'finishing';
+  'importing' | 'parsing' | 'preprocessing' | 'loading' | 'training' | 'evaluating' | 'saving' | 'finishing';
 
 /** Reads a growing file of JSON lines from where it last stopped; a half-written last line waits for its rest. */
 export class EventReader {

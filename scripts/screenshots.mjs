@@ -25,7 +25,13 @@ const learned = rows.find((row) => row.base !== row.expected && row.candidate ==
 const executablePath = execFileSync('which', ['chromium'], { encoding: 'utf8' }).trim();
 const browser = await chromium.launch({
   executablePath,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  args: [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+  ],
 });
 try {
   await shoot('temporal-ui.png', { width: 1360, height: 1340 }, async (page) => {
@@ -42,7 +48,9 @@ try {
     await page.getByText(learned.expected).first().waitFor({ timeout: 120_000 });
     await page.waitForTimeout(1000);
   });
-  await shoot('report.png', { width: 1000, height: 900 }, (page) => page.goto(`file://${join(home, 'runs', runName, 'report.html')}`));
+  await shoot('report.png', { width: 1000, height: 900 }, (page) =>
+    page.goto(`file://${join(home, 'runs', runName, 'report.html')}`),
+  );
 } finally {
   await browser.close();
 }

@@ -47,7 +47,8 @@ class Protocol:
         self._emit({"event": "error", "type": type, "message": message, "details": details})
 
     def _emit(self, line: dict[str, Any]) -> None:
-        print(json.dumps({k: v for k, v in line.items() if v is not None}, ensure_ascii=False), file=self._out, flush=True)
+        text = json.dumps({k: v for k, v in line.items() if v is not None}, ensure_ascii=False)
+        print(text, file=self._out, flush=True)
 
 
 def run(main: Callable[[Protocol], dict[str, Any]]) -> NoReturn:
@@ -62,7 +63,8 @@ def run(main: Callable[[Protocol], dict[str, Any]]) -> NoReturn:
     except OSError as error:
         traceback.print_exc()
         full = error.errno in (28, 122)  # ENOSPC, EDQUOT
-        protocol.error("DiskFullError" if full else "HostError", f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        protocol.error("DiskFullError" if full else "HostError", message)
         code = 1
     except Exception as error:
         traceback.print_exc()
@@ -73,7 +75,7 @@ def run(main: Callable[[Protocol], dict[str, Any]]) -> NoReturn:
 
 
 def write_whole(path: Path | str, content: str | bytes, mode: int = 0o644) -> None:
-    """Write a file so that no reader ever sees half of it: temporary file beside it, fsync, rename, fsync of the folder."""
+    """Write a file so that no reader ever sees half of it: temporary file beside it, fsync, rename, folder fsync."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content

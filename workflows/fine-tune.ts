@@ -1,7 +1,9 @@
 import {
   ActivityFailure,
+  allHandlersFinished,
   ApplicationFailure,
   CancellationScope,
+  condition,
   isCancellation,
   setCurrentDetails,
   setHandler,
@@ -96,6 +98,7 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
         : skip(board, 'evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
 
     const outcome: RunOutcome = deployment === null ? 'finished' : 'deployed';
+    await condition(allHandlersFinished);
     const { runDirectory } = await stages.recordRun({ outcome, progress: board.toJSON() });
     return {
       outcome,

@@ -8,9 +8,14 @@ import { GPU_TASK_QUEUE, TASK_QUEUE } from '../../workflows/queues.ts';
 /** The built workflow code, as a worker in production loads it. */
 export const workflowBundle = { codePath: join(checkout, 'dist/workflow-bundle.cjs') };
 
+/** Only errors in the log. */
+export function quietRuntime(): void {
+  Runtime.install({ logger: new DefaultLogger('ERROR'), telemetryOptions: { logging: { filter: 'ERROR' } } });
+}
+
 /** A real Temporal server of its own, from the CLI that set-up installs. */
 export async function startServer(): Promise<TestWorkflowEnvironment> {
-  Runtime.install({ logger: new DefaultLogger('ERROR'), telemetryOptions: { logging: { filter: 'ERROR' } } });
+  quietRuntime();
   return TestWorkflowEnvironment.createLocal({ server: { executable: { type: 'existing-path', path: temporalCli } } });
 }
 

@@ -1,12 +1,14 @@
-import { expect, test } from '@jest/globals';
+import { beforeAll, expect, test } from '@jest/globals';
 import { Worker } from '@temporalio/worker';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkout } from '../../host/checkout.ts';
-import { workflowBundle } from '../support/temporal.ts';
+import { quietRuntime, workflowBundle } from '../support/temporal.ts';
 
 // Histories recorded with `temporal workflow show -o json`; a change that breaks one would break a run in flight.
 const folder = join(checkout, 'test/fixtures/histories');
+
+beforeAll(quietRuntime);
 
 test.each(readdirSync(folder))('%s replays on the current workflow code', async (name) => {
   const history: unknown = JSON.parse(readFileSync(join(folder, name), 'utf8'));
