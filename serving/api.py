@@ -9,13 +9,10 @@ import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from chat_request import ServedChatRequest
-from engine import GenerationError, RequestError, Response
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
-from health import Health
 from llamafactory.api import app as factory_app
 from llamafactory.api import chat as factory_chat
 from llamafactory.chat import ChatModel
@@ -23,6 +20,10 @@ from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chat_request import ServedChatRequest
+from engine import GenerationError, RequestError, Response
+from health import Health
 
 logger = logging.getLogger("serving")
 

@@ -60,8 +60,9 @@ def _build_app(options: argparse.Namespace, key: str | None) -> Any:
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     warnings.filterwarnings("ignore", message=".*Gradio 6", category=DeprecationWarning)
     import gradio
-    from ask_api import Api
     from fastapi import FastAPI
+
+    from ask_api import Api
 
     page = _build_page(Api(options.api, options.name, key), options)
     allowed = [str(options.example.resolve())] if options.example else None

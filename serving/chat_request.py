@@ -2,11 +2,12 @@
 
 from typing import Any, ClassVar, Literal
 
-from engine import RequestError
 from llamafactory.api.protocol import ChatCompletionRequest, ChatMessage, MultimodalInputItem, Role
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
-from pictures import PictureError, normalize_picture
 from pydantic import BaseModel, Field, model_validator
+
+from engine import RequestError
+from pictures import PictureError, normalize_picture
 
 MAX_PICTURES = 32
 

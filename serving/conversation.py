@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pictures import PictureError, to_data_uri
 from PIL import Image, UnidentifiedImageError
+
+from pictures import PictureError, to_data_uri
 
 
 def to_messages(history: list[dict[str, Any]], newest: dict[str, Any]) -> list[dict[str, Any]]:

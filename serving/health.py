@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from engine import ServedEngine
 
 PROOF_LASTS_SECONDS = 10.0

@@ -113,8 +113,9 @@ def _prepare_environment(options: argparse.Namespace) -> None:
 
 def _load(options: argparse.Namespace):
     import torch
-    from engine import ServedEngine
     from llamafactory.chat import ChatModel, hf_engine
+
+    from engine import ServedEngine
 
     arguments = {
         "model_name_or_path": str(options.model),

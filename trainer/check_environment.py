@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from environment.base import check_base
 from environment.imports import import_item, parser_item, probe
 from environment.items import Item

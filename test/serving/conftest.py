@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+
 from servers import KEY, REPOSITORY, SERVING, Server, Start, zero_row
 
 sys.path.insert(0, str(SERVING))

@@ -6,12 +6,13 @@ import io
 import re
 from typing import Any
 
-import chat_page
 import pytest
-from ask_api import ApiAway, ApiRefused
-from conversation import to_messages
 from gradio_client import Client, handle_file
 from PIL import Image
+
+import chat_page
+from ask_api import ApiAway, ApiRefused
+from conversation import to_messages
 from servers import QUESTION, Server, Start, data_uri, question
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from servers import KEY, Server, data_uri, events, question, streamed_text
 
 FAILING_STREAMS = 24

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import environment.imports
 import environment.packages
-import pytest
 from check_environment import _kernel_item
 from environment.base import check_base
 from environment.imports import explain, import_item, parser_item, probe

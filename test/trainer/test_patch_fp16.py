@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from merge.safetensors_file import read_folder
-from patch_fp16 import Options, patch
 from PIL import Image
-from protocol import TemperError
-from random_qwen3_vl import save_random_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from merge.safetensors_file import read_folder
+from patch_fp16 import Options, patch
+from protocol import TemperError
+from random_qwen3_vl import save_random_model
 
 PROGRAM = Path(__file__).resolve().parents[2] / "trainer" / "patch_fp16.py"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenized_rows
 from PIL import Image
+
+import tokenized_rows
 from tokenized_rows import RECORD, discard_if_damaged, folder_for, tidy
 from training import make_dataset
 
@@ -196,8 +197,9 @@ def processor() -> Any:
 
 @pytest.mark.parametrize("max_pixels", [256 * 256, 1024])
 def test_a_pictures_grid_is_told_by_its_header(tmp_path: Path, processor: Any, max_pixels: int) -> None:
-    import picture_grids
     from llamafactory.data.mm_plugin import Qwen3VLPlugin
+
+    import picture_grids
 
     plugin = Qwen3VLPlugin("<|image_pad|>", "<|video_pad|>", None)
     processor.image_max_pixels, processor.image_min_pixels = max_pixels, 32 * 32

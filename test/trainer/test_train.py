@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from training import TRAINER, Training, apart, make_dataset
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,8 +21,9 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model; makes LLaMA-Factory warm for the forked trainers, too."""
-    import hooks  # noqa: F401
     import torch
+
+    import hooks  # noqa: F401
     from random_qwen3_vl import save_random_model
 
     return save_random_model(tmp_path_factory.mktemp("base") / "model", dtype=torch.float32, processor=True)

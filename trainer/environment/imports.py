@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from protocol import TemperError, write_whole
-
 from environment.items import Item, install_command
 from environment.packages import packages_digest
+from protocol import TemperError, write_whole
 
 _TIMEOUT_S = 600
 # Where things are does not change what the parser says, and run directories differ from run to run.
