@@ -65,7 +65,10 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
         shutil.rmtree(out, ignore_errors=True)
-    _table(rows, sum(path.stat().st_size for path in base.glob("*.safetensors")))
+    _table(
+        [row for row in rows if row["code"] == 0],
+        sum(path.stat().st_size for path in base.glob("*.safetensors")),
+    )
     if not options.keep:
         shutil.rmtree(base)
         shutil.rmtree(adapter)
@@ -103,7 +106,10 @@ def tensors(shape: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name in ("norm1", "norm2"):
             yield f"{at}.{name}.weight", (width,)
             yield f"{at}.{name}.bias", (width,)
-    mergers = [("merger", width), *((f"deepstack_merger_list.{i}", merged) for i in range(3))]
+    mergers = [
+        ("merger", width),
+        *((f"deepstack_merger_list.{i}", merged) for i in range(3)),
+    ]
     for name, normed in mergers:
         at = f"model.visual.{name}"
         yield f"{at}.norm.weight", (normed,)
@@ -145,7 +151,9 @@ def config(shape: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_base(folder: str, shape: str, tokenizer: str, shard_bytes: str = str(SHARD_BYTES)) -> None:
+def make_base(
+    folder: str, shape: str, tokenizer: str, shard_bytes: str = str(SHARD_BYTES)
+) -> None:
     """Write the base in bf16, in shards of at most 5 GB unless told, one tensor in memory at a time."""
     import torch
 
@@ -175,14 +183,20 @@ def make_base(folder: str, shape: str, tokenizer: str, shard_bytes: str = str(SH
             for key, dimensions in shard:
                 weight_map[key] = name
                 _write_noise(
-                    file, noise, math.prod(dimensions), 1.0 if "norm" in key and key.endswith("weight") else 0.0
+                    file,
+                    noise,
+                    math.prod(dimensions),
+                    1.0 if "norm" in key and key.endswith("weight") else 0.0,
                 )
             file.flush()
             os.fsync(file.fileno())
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     for path in Path(tokenizer).iterdir():
-        if path.suffix in (".json", ".jinja", ".txt") and path.name not in ("config.json", "digests.json"):
+        if path.suffix in (".json", ".jinja", ".txt") and path.name not in (
+            "config.json",
+            "digests.json",
+        ):
             shutil.copyfile(path, base / path.name)
     (base / "config.json").write_text(json.dumps(config(shape)))
 
@@ -240,8 +254,12 @@ def peft(base: str, adapter: str, out: str, load: str) -> None:
     from peft import PeftModel
     from transformers import Qwen3VLForConditionalGeneration
 
-    model = Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=getattr(torch, load))
-    PeftModel.from_pretrained(model, adapter).merge_and_unload().half().save_pretrained(out)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(
+        base, dtype=getattr(torch, load)
+    )
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().half().save_pretrained(
+        out
+    )
 
 
 def errors(base: str, adapter: str, out: str) -> dict[str, list[float]]:
@@ -254,7 +272,9 @@ def errors(base: str, adapter: str, out: str) -> dict[str, list[float]]:
     from safetensors import safe_open
 
     def reader(folder: str) -> Any:
-        files = [safe_open(path, "pt") for path in sorted(Path(folder).glob("*.safetensors"))]
+        files = [
+            safe_open(path, "pt") for path in sorted(Path(folder).glob("*.safetensors"))
+        ]
         places = {name: file for file in files for name in file.keys()}  # noqa: SIM118
         return lambda name: places[name].get_tensor(name).double()
 
@@ -266,11 +286,16 @@ def errors(base: str, adapter: str, out: str) -> dict[str, list[float]]:
         for layer in range(number, layers, len(DELTAS)):
             for name in ("self_attn.q_proj", "mlp.down_proj"):
                 module = f"model.language_model.layers.{layer}.{name}"
-                up, down = (lora(f"base_model.model.{module}.lora_{part}.weight") for part in "BA")
+                up, down = (
+                    lora(f"base_model.model.{module}.lora_{part}.weight")
+                    for part in "BA"
+                )
                 before, after = old(f"{module}.weight"), new(f"{module}.weight")
                 wanted = 2.0 * up @ down
                 got = after - before
-                once = (before.float() + (up.float() @ down.float()) * 2.0).half().double()
+                once = (
+                    (before.float() + (up.float() @ down.float()) * 2.0).half().double()
+                )
                 unequal += int((once != after).sum())
                 values += once.numel()
                 off += float((got - wanted).square().sum())
@@ -283,12 +308,30 @@ def errors(base: str, adapter: str, out: str) -> dict[str, list[float]]:
 def _command(way: str, base: Path, adapter: Path, out: Path) -> list[str]:
     if way in ("ours", "ours-cuda"):
         device = "cuda" if way == "ours-cuda" else "cpu"
-        return [sys.executable, str(PROGRAM), str(base), str(adapter), str(out), "--dtype", "fp16", "--device", device]
+        return [
+            sys.executable,
+            str(PROGRAM),
+            str(base),
+            str(adapter),
+            str(out),
+            "--dtype",
+            "fp16",
+            "--device",
+            device,
+        ]
     if way == "floor":
         return [sys.executable, __file__, "copy_base", str(base), str(out)]
     if way in ("peft", "peft-fp16"):
         load = "bfloat16" if way == "peft" else "float16"
-        return [sys.executable, __file__, "peft", str(base), str(adapter), str(out), load]
+        return [
+            sys.executable,
+            __file__,
+            "peft",
+            str(base),
+            str(adapter),
+            str(out),
+            load,
+        ]
     settings = out.with_suffix(".yaml")
     lines = {
         "model_name_or_path": base, "adapter_name_or_path": adapter, "template": "qwen3_vl_nothink", "export_dir": out,
@@ -309,16 +352,35 @@ def _measure(command: list[str], way: str) -> dict[str, Any]:
         output, _ = process.communicate()
         if process.returncode:
             noise.seek(0)
-            print(f"{way} failed: {noise.read()[-2000:].decode(errors='replace')}", file=sys.stderr)
+            print(
+                f"{way} failed: {noise.read()[-2000:].decode(errors='replace')}",
+                file=sys.stderr,
+            )
     os.sync()
     seconds = time.monotonic() - started
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row: dict[str, Any] = {"way": way, "code": process.returncode, "seconds": round(seconds, 2)}
-    row["cpuSeconds"] = round(now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime, 2)
+    row: dict[str, Any] = {
+        "way": way,
+        "code": process.returncode,
+        "seconds": round(seconds, 2),
+    }
+    row["cpuSeconds"] = round(
+        now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime, 2
+    )
     row["peakGiB"] = round(peak[0] / 2**20, 2)
     if way.startswith("ours"):
         result = json.loads(output.splitlines()[-1])
-        row |= {key: result.get(key) for key in ("overflow", "underflow", "subnormal", "changed", "device", "message")}
+        row |= {
+            key: result.get(key)
+            for key in (
+                "overflow",
+                "underflow",
+                "subnormal",
+                "changed",
+                "device",
+                "message",
+            )
+        }
     return row
 
 
@@ -328,7 +390,9 @@ def _watch(pid: int, peak: list[int]) -> None:
             text = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             return
-        line = next((line for line in text.splitlines() if line.startswith("VmHWM:")), None)
+        line = next(
+            (line for line in text.splitlines() if line.startswith("VmHWM:")), None
+        )
         if line is None:
             return
         peak[0] = max(peak[0], int(line.split()[1]))
@@ -354,24 +418,52 @@ def _table(rows: list[dict[str, Any]], size: int) -> None:
     ours = next((row["seconds"] for row in rows if row["way"] == "ours"), math.nan)
     print(f"\nbase {size / 1e9:.2f} GB, {os.cpu_count()} processors\n")
     deltas = " | ".join(f"error at {delta:g}" for delta in DELTAS)
-    print(f"| way | s | × floor | × ours | CPU s | peak GiB | {deltas} |\n|{'---|' * (6 + len(DELTAS))}")
+    print(
+        f"| way | s | × floor | × ours | CPU s | peak GiB | {deltas} |\n|{'---|' * (6 + len(DELTAS))}"
+    )
     for row in rows:
-        cells = [f"{error:.1%}" for error, _, _ in (row.get("errors") or {}).values()] or [""] * len(DELTAS)
-        shown = [row["way"], f"{row['seconds']:.1f}", f"{row['seconds'] / floor:.2f}", f"{row['seconds'] / ours:.2f}"]
-        print("| " + " | ".join([*shown, f"{row['cpuSeconds']:.1f}", f"{row['peakGiB']:.2f}", *cells]) + " |")
+        cells = [
+            f"{error:.1%}" for error, _, _ in (row.get("errors") or {}).values()
+        ] or [""] * len(DELTAS)
+        shown = [
+            row["way"],
+            f"{row['seconds']:.1f}",
+            f"{row['seconds'] / floor:.2f}",
+            f"{row['seconds'] / ours:.2f}",
+        ]
+        print(
+            "| "
+            + " | ".join(
+                [*shown, f"{row['cpuSeconds']:.1f}", f"{row['peakGiB']:.2f}", *cells]
+            )
+            + " |"
+        )
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="cut")
     parser.add_argument("--only", default=",".join(WAYS))
-    parser.add_argument("--tokenizer", default=str(ROOT / "demo" / "tiny-qwen3-vl"), help="whose small files to use")
-    parser.add_argument("--keep", action="store_true", help="keep the base and the adapter for another run")
+    parser.add_argument(
+        "--tokenizer",
+        default=str(ROOT / "demo" / "tiny-qwen3-vl"),
+        help="whose small files to use",
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the base and the adapter for another run",
+    )
     return parser.parse_args()
 
 
-FUNCTIONS = {function.__name__: function for function in (make_base, make_adapter, copy_base, peft, errors)}
+FUNCTIONS = {
+    function.__name__: function
+    for function in (make_base, make_adapter, copy_base, peft, errors)
+}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in FUNCTIONS:
