@@ -3,7 +3,6 @@
 import io
 import json
 import zlib
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,11 @@ class Case:
         """Write the dataset; returns its folder."""
         folder = folder / self.name
         folder.mkdir(parents=True)
-        for name, content in {"a.png": picture("PNG"), "b.png": picture("PNG", 70), **self.files}.items():
+        for name, content in {
+            "a.png": picture("PNG"),
+            "b.png": picture("PNG", 70),
+            **self.files,
+        }.items():
             write(folder / name, content)
         write(folder / self.file, self.rows)
         entry = {"file_name": self.file, **self.entry}
@@ -75,7 +78,10 @@ def _write_table(path: Path, rows: Any) -> None:
     if path.suffix == ".parquet":
         parquet.write_table(table, path, row_group_size=2)
     else:
-        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        with (
+            pyarrow.OSFile(str(path), "wb") as file,
+            pyarrow.ipc.new_stream(file, table.schema) as writer,
+        ):
             writer.write_table(table)
 
 
@@ -96,7 +102,11 @@ def flat(width: int, height: int, mode: str = "RGB", color: Any = 0) -> bytes:
 
 def sixteen_bits(highest: int) -> bytes:
     """A gray PNG of 16 bits a pixel with values up to `highest`."""
-    image = Image.frombytes("I;16", (64, 64), b"".join((i % (highest + 1)).to_bytes(2, "little") for i in range(4096)))
+    image = Image.frombytes(
+        "I;16",
+        (64, 64),
+        b"".join((i % (highest + 1)).to_bytes(2, "little") for i in range(4096)),
+    )
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -123,7 +133,12 @@ def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def row(question: str = "<image>what?", answer: str = "this", images: Any = ("a.png",), **more: Any) -> dict[str, Any]:
+def row(
+    question: str = "<image>what?",
+    answer: str = "this",
+    images: Any = ("a.png",),
+    **more: Any,
+) -> dict[str, Any]:
     """A row of one question and answer; images None leaves the key out."""
     made: dict[str, Any] = {"messages": turns(question, answer), **more}
     if images is not None:
@@ -152,13 +167,22 @@ TEXT = row("only text", images=[])
 
 
 def alpaca(
-    name: str, rows: Any, columns: dict[str, str] | None = None, file: str = "data.json", whole: bool = False, **entry: Any
+    name: str,
+    rows: Any,
+    columns: dict[str, str] | None = None,
+    file: str = "data.json",
+    whole: bool = False,
+    **entry: Any,
 ) -> Case:
     return Case(name, rows, file, {"columns": ALPACA | (columns or {}), **entry}, whole=whole)
 
 
 def openai(name: str, *rows: Any) -> Case:
-    return Case(name, [OK, *rows], entry={"formatting": "openai", "columns": COLUMNS, "tags": TAGS})
+    return Case(
+        name,
+        [OK, *rows],
+        entry={"formatting": "openai", "columns": COLUMNS, "tags": TAGS},
+    )
 
 
 def with_picture(name: str, content: Any, file: str = "p.png", **more: Any) -> Case:
@@ -166,7 +190,11 @@ def with_picture(name: str, content: Any, file: str = "p.png", **more: Any) -> C
 
 
 def videos(name: str, *rows: Any, files: dict[str, Any] | None = None, **more: Any) -> Case:
-    entry = {"formatting": "sharegpt", "columns": COLUMNS | {"videos": "videos"}, "tags": TAGS}
+    entry = {
+        "formatting": "sharegpt",
+        "columns": COLUMNS | {"videos": "videos"},
+        "tags": TAGS,
+    }
     made = {"v.mp4": video, "w.mp4": lambda path: video(path, 24), **(files or {})}
     return Case(name, [*rows], entry=entry, files=made, cutoff_len=100_000, **more)
 
@@ -193,11 +221,18 @@ def array(name: str, *texts: str) -> Case:
 def both(name: str, text: str) -> list[Case]:
     """The same row in an array and in lines, after a good one."""
     good = json.dumps(OK)
-    return [array(f"{name}-in-array", good, text), lines(f"{name}-in-lines", good, text)]
+    return [
+        array(f"{name}-in-array", good, text),
+        lines(f"{name}-in-lines", good, text),
+    ]
 
 
 def without(tag: str) -> dict[str, Any]:
-    return {"formatting": "sharegpt", "columns": COLUMNS, "tags": {k: v for k, v in TAGS.items() if k != tag}}
+    return {
+        "formatting": "sharegpt",
+        "columns": COLUMNS,
+        "tags": {k: v for k, v in TAGS.items() if k != tag},
+    }
 
 
 JPEG, PNG = picture("JPEG", 96), picture("PNG", 96)
@@ -230,108 +265,383 @@ CASES: list[Case] = [
     Case("good", [OK, TEXT, chat("<image>a", "b", "c", "d", images=["a.png"])]),
     Case("good-lines", [OK, TEXT, OK], "data.jsonl"),
     Case("good-two-pictures", [row("<image><image>which?", images=("a.png", "b.png"))]),
-    Case("good-picture-later", [chat("hello", "yes?", "look: <image>", "I see", images=["a.png"])]),
-    Case("good-system", [{"messages": turns("<image>q", "a", system="Be brief."), "images": ["a.png"]}]),
+    Case(
+        "good-picture-later",
+        [chat("hello", "yes?", "look: <image>", "I see", images=["a.png"])],
+    ),
+    Case(
+        "good-system",
+        [{"messages": turns("<image>q", "a", system="Be brief."), "images": ["a.png"]}],
+    ),
     Case("good-unicode", [row("<image>这是什么?🙂", "é\u200b卡片 \u2028")]),
-    Case("good-absent-and-null-images", [OK, row("t", images=None), {**TEXT, "images": None}]),
+    Case(
+        "good-absent-and-null-images",
+        [OK, row("t", images=None), {**TEXT, "images": None}],
+    ),
     Case("good-plain-string-images", [row(images="a.png"), row(images="b.png")]),
     Case("good-idx-in-text", [row("<image>{{idx}} {{content}}", "{{content}}{{idx}}")]),
     Case("odd-count", [OK, chat("q", "a", "q2")]),
-    Case("wrong-order", [OK, said(("assistant", "a"), ("user", "q")), said(("user", "q"), ("user", "q"))]),
+    Case(
+        "wrong-order",
+        [
+            OK,
+            said(("assistant", "a"), ("user", "q")),
+            said(("user", "q"), ("user", "q")),
+        ],
+    ),
     Case("unknown-role", [OK, said(("user", "q"), ("bot", "a"))]),
-    Case("role-in-capitals", [OK, said(("User", "q"), ("assistant", "a")), said(("user ", "q"), ("assistant", "a"))]),
+    Case(
+        "role-in-capitals",
+        [
+            OK,
+            said(("User", "q"), ("assistant", "a")),
+            said(("user ", "q"), ("assistant", "a")),
+        ],
+    ),
     Case("system-alone", [OK, said(("system", "s"))]),
-    Case("system-in-the-middle", [OK, said(("user", "q"), ("system", "s"), ("user", "q"), ("assistant", "a"))]),
+    Case(
+        "system-in-the-middle",
+        [OK, said(("user", "q"), ("system", "s"), ("user", "q"), ("assistant", "a"))],
+    ),
     Case("system-null", [OK, said(("system", None), ("user", "q"), ("assistant", "a"))]),
-    Case("system-without-tag", [OK, said(("system", "s"), ("user", "q"), ("assistant", "a"))], entry=without("system_tag")),
-    Case("no-observation-tag", [OK, said({"content": "q"}, ("assistant", "a"))], entry=without("observation_tag")),
-    Case("no-function-tag", [OK, said(("user", "q"), {"content": "a"})], entry=without("function_tag")),
-    Case("no-user-tag", [OK, said({"content": "q"}, ("assistant", "a"))], entry=without("user_tag")),
+    Case(
+        "system-without-tag",
+        [OK, said(("system", "s"), ("user", "q"), ("assistant", "a"))],
+        entry=without("system_tag"),
+    ),
+    Case(
+        "no-observation-tag",
+        [OK, said({"content": "q"}, ("assistant", "a"))],
+        entry=without("observation_tag"),
+    ),
+    Case(
+        "no-function-tag",
+        [OK, said(("user", "q"), {"content": "a"})],
+        entry=without("function_tag"),
+    ),
+    Case(
+        "no-user-tag",
+        [OK, said({"content": "q"}, ("assistant", "a"))],
+        entry=without("user_tag"),
+    ),
     Case("no-role-tag", [OK], entry=without("role_tag")),
-    Case("no-messages", [OK, {"messages": [], "images": []}, {"messages": None, "images": []}, {"images": []}]),
+    Case(
+        "no-messages",
+        [
+            OK,
+            {"messages": [], "images": []},
+            {"messages": None, "images": []},
+            {"images": []},
+        ],
+    ),
     Case("keys-mixed", [OK, {"messages": FROM, "images": ["a.png"]}]),
     Case("keys-of-another-form", [{"messages": FROM, "images": ["a.png"]}]),
     Case("tags-left-out", [OK], entry={"formatting": "sharegpt", "columns": COLUMNS}),
-    Case("default-tags", [{"conversations": FROM, "images": ["a.png"]}], entry={"formatting": "sharegpt", "columns": COLUMNS | {"messages": "conversations"}}),
-    Case("columns-left-out", [{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}], entry={"formatting": "sharegpt"}),
-    Case("columns-without-messages", [OK], entry={"formatting": "sharegpt", "columns": {"images": "images"}, "tags": TAGS}),
+    Case(
+        "default-tags",
+        [{"conversations": FROM, "images": ["a.png"]}],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"messages": "conversations"},
+        },
+    ),
+    Case(
+        "columns-left-out",
+        [
+            {
+                "conversations": [
+                    {"from": "human", "value": "q"},
+                    {"from": "gpt", "value": "a"},
+                ]
+            }
+        ],
+        entry={"formatting": "sharegpt"},
+    ),
+    Case(
+        "columns-without-messages",
+        [OK],
+        entry={"formatting": "sharegpt", "columns": {"images": "images"}, "tags": TAGS},
+    ),
     Case("formatting-left-out", [OK], entry={"columns": COLUMNS, "tags": TAGS}),
-    Case("formatting-unknown", [OK], entry={"formatting": "chatml", "columns": COLUMNS, "tags": TAGS}),
-    Case("column-missing", [OK], entry={"formatting": "sharegpt", "columns": COLUMNS | {"images": "pictures"}, "tags": TAGS}),
-    Case("column-key-misspelt", [OK], entry={"formatting": "sharegpt", "columns": {"messages": "messages", "image": "images"}, "tags": TAGS}),
-    Case("ranking", [OK], entry={"formatting": "sharegpt", "columns": COLUMNS, "tags": TAGS, "ranking": True}),
-    Case("preference-label", [{**OK, "label": True}, {**OK, "label": None}], entry={"formatting": "sharegpt", "columns": COLUMNS | {"kto_tag": "label"}, "tags": TAGS}),
-    Case("messages-an-object", [{"messages": {"role": "user", "content": "q"}, "images": []}]),
+    Case(
+        "formatting-unknown",
+        [OK],
+        entry={"formatting": "chatml", "columns": COLUMNS, "tags": TAGS},
+    ),
+    Case(
+        "column-missing",
+        [OK],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"images": "pictures"},
+            "tags": TAGS,
+        },
+    ),
+    Case(
+        "column-key-misspelt",
+        [OK],
+        entry={
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "image": "images"},
+            "tags": TAGS,
+        },
+    ),
+    Case(
+        "ranking",
+        [OK],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS,
+            "tags": TAGS,
+            "ranking": True,
+        },
+    ),
+    Case(
+        "preference-label",
+        [{**OK, "label": True}, {**OK, "label": None}],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"kto_tag": "label"},
+            "tags": TAGS,
+        },
+    ),
+    Case(
+        "messages-an-object",
+        [{"messages": {"role": "user", "content": "q"}, "images": []}],
+    ),
     Case("messages-strings", [{"messages": ["q", "a"], "images": []}]),
-    Case("a-turn-is-null", [OK, {"messages": [None, *turns("q", "a")], "images": []}, {"messages": [*turns("q"), None], "images": []}]),
-    Case("wrong-role-before-null", [OK, {"messages": [{"role": "x", "content": "q"}, None], "images": []}]),
+    Case(
+        "a-turn-is-null",
+        [
+            OK,
+            {"messages": [None, *turns("q", "a")], "images": []},
+            {"messages": [*turns("q"), None], "images": []},
+        ],
+    ),
+    Case(
+        "wrong-role-before-null",
+        [OK, {"messages": [{"role": "x", "content": "q"}, None], "images": []}],
+    ),
     # Contents
     Case("content-null", [OK, row(answer=None), said(("bad", None))]),
     Case("content-number", [OK, row(answer=5)]),
     Case("content-number-lines", [OK, row(answer=5)], "data.jsonl"),
-    Case("content-parts", [said(("user", [{"type": "text", "text": "q"}]), ("assistant", [{"type": "text", "text": "a"}]))]),
-    Case("content-parts-mixed", [OK, said(("user", [{"type": "text", "text": "q"}]), ("assistant", "a"))]),
+    Case(
+        "content-parts",
+        [
+            said(
+                ("user", [{"type": "text", "text": "q"}]),
+                ("assistant", [{"type": "text", "text": "a"}]),
+            )
+        ],
+    ),
+    Case(
+        "content-parts-mixed",
+        [OK, said(("user", [{"type": "text", "text": "q"}]), ("assistant", "a"))],
+    ),
     Case("empty-texts", [OK, row("", "", images=[]), row("<image>", " ")]),
-    Case("dates-as-answers", [row(answer="2024-01-01"), row(answer="2024-01-02")], "data.jsonl"),
+    Case(
+        "dates-as-answers",
+        [row(answer="2024-01-01"), row(answer="2024-01-02")],
+        "data.jsonl",
+    ),
     # Placeholders
     Case("placeholder-missing", [OK, row("no mark")]),
     Case("placeholder-too-many", [OK, row("<image><image>")]),
     Case("placeholder-without-picture", [OK, row("<image>", images=[])]),
-    Case("placeholder-in-system", [OK, {"messages": turns("<image>q", "a", system="<image>"), "images": ["a.png"]}]),
-    Case("placeholder-only-in-system", [OK, {"messages": turns("q", "a", system="<image>"), "images": ["a.png"]}]),
+    Case(
+        "placeholder-in-system",
+        [
+            OK,
+            {"messages": turns("<image>q", "a", system="<image>"), "images": ["a.png"]},
+        ],
+    ),
+    Case(
+        "placeholder-only-in-system",
+        [OK, {"messages": turns("q", "a", system="<image>"), "images": ["a.png"]}],
+    ),
     Case("placeholder-in-answer", [OK, row("q", "<image>")]),
-    Case("placeholder-of-video", [OK, row("<image><video>"), row("<video>", images=[]), row("<audio>", images=[])]),
+    Case(
+        "placeholder-of-video",
+        [
+            OK,
+            row("<image><video>"),
+            row("<video>", images=[]),
+            row("<audio>", images=[]),
+        ],
+    ),
     # Special tokens
-    *[Case(f"token-{token[2:-2]}", [OK, row(f"<image>{token}"), row("q", f"a{token}", images=[])]) for token in (
-        "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|im_end|>", "<|im_start|>", "<|endoftext|>")],
-    Case("tokens-that-are-fine", [row("<image><think>", "<tool_call>x</tool_call> <b> <|not a token|>")]),
+    *[
+        Case(
+            f"token-{token[2:-2]}",
+            [OK, row(f"<image>{token}"), row("q", f"a{token}", images=[])],
+        )
+        for token in (
+            "<|image_pad|>",
+            "<|video_pad|>",
+            "<|vision_start|>",
+            "<|im_end|>",
+            "<|im_start|>",
+            "<|endoftext|>",
+        )
+    ],
+    Case(
+        "tokens-that-are-fine",
+        [row("<image><think>", "<tool_call>x</tool_call> <b> <|not a token|>")],
+    ),
     # Tools
-    Case("tools", [{**OK, "tools": TOOLS}, {**TEXT, "tools": ""}, {**TEXT, "tools": "[]"}, {**TEXT, "tools": None}],
-         entry={"formatting": "sharegpt", "columns": COLUMNS | {"tools": "tools"}, "tags": TAGS}),
-    Case("tools-bad", [{**OK, "tools": text} for text in ("x", '{"name": "f"}', '["f"]', "5", '"f"', "null", "{}", '""')],
-         entry={"formatting": "sharegpt", "columns": COLUMNS | {"tools": "tools"}, "tags": TAGS}),
-    Case("tools-a-list", [{**OK, "tools": [{"name": "f"}]}], entry={"formatting": "sharegpt", "columns": COLUMNS | {"tools": "tools"}, "tags": TAGS}),
-    Case("function-turns", [
-        said(("user", "q"), ("function", CALL), ("observation", "r"), ("assistant", "a")),
-        said(("user", "q"), ("function", f"<think>\nhm\n</think>\n\n[{CALL}, {CALL}]")),
-        said(("user", "q"), ("function", f"so: <tool_call>{CALL}</tool_call>")),
-        said(("user", "q"), ("function", "no json")),
-        said(("user", "q"), ("function", '{"name": "f"}')),
-        said(("user", "q"), ("function", '"f"')),
-        said(("observation", "r"), ("assistant", "a")),
-    ]),
+    Case(
+        "tools",
+        [
+            {**OK, "tools": TOOLS},
+            {**TEXT, "tools": ""},
+            {**TEXT, "tools": "[]"},
+            {**TEXT, "tools": None},
+        ],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"tools": "tools"},
+            "tags": TAGS,
+        },
+    ),
+    Case(
+        "tools-bad",
+        [{**OK, "tools": text} for text in ("x", '{"name": "f"}', '["f"]', "5", '"f"', "null", "{}", '""')],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"tools": "tools"},
+            "tags": TAGS,
+        },
+    ),
+    Case(
+        "tools-a-list",
+        [{**OK, "tools": [{"name": "f"}]}],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"tools": "tools"},
+            "tags": TAGS,
+        },
+    ),
+    Case(
+        "function-turns",
+        [
+            said(
+                ("user", "q"),
+                ("function", CALL),
+                ("observation", "r"),
+                ("assistant", "a"),
+            ),
+            said(
+                ("user", "q"),
+                ("function", f"<think>\nhm\n</think>\n\n[{CALL}, {CALL}]"),
+            ),
+            said(("user", "q"), ("function", f"so: <tool_call>{CALL}</tool_call>")),
+            said(("user", "q"), ("function", "no json")),
+            said(("user", "q"), ("function", '{"name": "f"}')),
+            said(("user", "q"), ("function", '"f"')),
+            said(("observation", "r"), ("assistant", "a")),
+        ],
+    ),
     # OpenAI's form
     openai("openai", said(("user", "q"), ("assistant", "a"))),
-    openai("openai-unknown-role", said(("user", "q"), ("bot", "a")), said(("user", "q"), {"content": "a"})),
-    openai("openai-odd", said(("user", "q"),), said(("user", "q"), ("user", "q"))),
-    openai("openai-tools",
-           said(("user", "q"), ("assistant", CALL), ("observation", "r1"), ("observation", "r2"), ("assistant", "a")),
-           said(("user", "q"), ("function", CALL), ("observation", "r1"))),
-    openai("openai-tool-calls", said(("user", "q"), {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]})),
+    openai(
+        "openai-unknown-role",
+        said(("user", "q"), ("bot", "a")),
+        said(("user", "q"), {"content": "a"}),
+    ),
+    openai(
+        "openai-odd",
+        said(
+            ("user", "q"),
+        ),
+        said(("user", "q"), ("user", "q")),
+    ),
+    openai(
+        "openai-tools",
+        said(
+            ("user", "q"),
+            ("assistant", CALL),
+            ("observation", "r1"),
+            ("observation", "r2"),
+            ("assistant", "a"),
+        ),
+        said(("user", "q"), ("function", CALL), ("observation", "r1")),
+    ),
+    openai(
+        "openai-tool-calls",
+        said(
+            ("user", "q"),
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}],
+            },
+        ),
+    ),
     # Alpaca
-    Case("alpaca-default", [{"instruction": "q", "input": "i", "output": "a"}], entry={"formatting": "alpaca"}),
+    Case(
+        "alpaca-default",
+        [{"instruction": "q", "input": "i", "output": "a"}],
+        entry={"formatting": "alpaca"},
+    ),
     Case("alpaca-default-without-input", [qa()], entry={"formatting": "alpaca"}),
     alpaca("alpaca", [qa(), qa("", ""), qa(None), qa("q", None), qa("q", "")]),
     alpaca("alpaca-numbers", [qa("q", 5), qa("q", 6)]),
     alpaca("alpaca-number-questions", [qa(5), qa(0)]),
     alpaca("alpaca-number-texts", [qa("5", "6")]),
     alpaca("alpaca-truth-values", [qa(False), qa(True)]),
-    alpaca("alpaca-history", [qa(history=[["a", "b"]]), qa(history=None), qa(history=[])], {"history": "history"}),
-    alpaca("alpaca-history-odd", [qa(history=[["a", "b", "c"]]), qa(history=[["a", None]])], {"history": "history"}),
+    alpaca(
+        "alpaca-history",
+        [qa(history=[["a", "b"]]), qa(history=None), qa(history=[])],
+        {"history": "history"},
+    ),
+    alpaca(
+        "alpaca-history-odd",
+        [qa(history=[["a", "b", "c"]]), qa(history=[["a", None]])],
+        {"history": "history"},
+    ),
     alpaca("alpaca-history-text", [qa(history="x")], {"history": "history"}),
-    alpaca("alpaca-system", [qa(system="s"), qa(system=None), qa(system="")], {"system": "system"}),
+    alpaca(
+        "alpaca-system",
+        [qa(system="s"), qa(system=None), qa(system="")],
+        {"system": "system"},
+    ),
     alpaca("alpaca-system-number", [qa(system=5)], {"system": "system"}),
-    alpaca("alpaca-picture", [qa("<image>q", images=["a.png"]), qa(images=[])], {"images": "images"}),
+    alpaca(
+        "alpaca-picture",
+        [qa("<image>q", images=["a.png"]), qa(images=[])],
+        {"images": "images"},
+    ),
     alpaca("alpaca-label", [qa(label=True), qa(label=None)], {"kto_tag": "label"}),
     Case("alpaca-without-response", [qa()], entry={"columns": {"prompt": "instruction"}}),
     alpaca("alpaca-dates", [qa("q", "2024-01-01"), qa("q", "2024-01-02")]),
-    alpaca("alpaca-dates-in-lines", [qa("q", "2024-01-01"), qa("q", "2024-01-02")], file="data.jsonl"),
-    alpaca("alpaca-date-questions", [qa("2024-01-01"), qa("2024-01-02 10:00:00")], file="data.jsonl"),
+    alpaca(
+        "alpaca-dates-in-lines",
+        [qa("q", "2024-01-01"), qa("q", "2024-01-02")],
+        file="data.jsonl",
+    ),
+    alpaca(
+        "alpaca-date-questions",
+        [qa("2024-01-01"), qa("2024-01-02 10:00:00")],
+        file="data.jsonl",
+    ),
     alpaca("alpaca-some-dates", [qa("q", "2024-01-01"), qa("q", "x")], file="data.jsonl"),
-    Case("alpaca-column-named-date", [{"q": "q", "date": "2024-01-01"}], entry={"columns": {"prompt": "q", "response": "date"}}),
-    Case("alpaca-column-named-made-at", [{"q": "q", "made_at": "yesterday"}], entry={"columns": {"prompt": "q", "response": "made_at"}}),
+    Case(
+        "alpaca-column-named-date",
+        [{"q": "q", "date": "2024-01-01"}],
+        entry={"columns": {"prompt": "q", "response": "date"}},
+    ),
+    Case(
+        "alpaca-column-named-made-at",
+        [{"q": "q", "made_at": "yesterday"}],
+        entry={"columns": {"prompt": "q", "response": "made_at"}},
+    ),
     # CSV
-    alpaca("csv", 'instruction,output\nq,a\nq2,\n"q3 ""x"", y","two\nlines"\nq4,NA\nq5,null\nq6, x \nq7,#N/A\n', file="data.csv"),
+    alpaca(
+        "csv",
+        'instruction,output\nq,a\nq2,\n"q3 ""x"", y","two\nlines"\nq4,NA\nq5,null\nq6, x \nq7,#N/A\n',
+        file="data.csv",
+    ),
     alpaca("csv-numbers", "instruction,output\nq,1\nq2,2\n", file="data.csv"),
     alpaca("csv-number-questions", "instruction,output\n1,x\n2,y\n", file="data.csv"),
     alpaca("csv-some-numbers", "instruction,output\nq,1\nq2,x\n", file="data.csv"),
@@ -344,11 +654,28 @@ CASES: list[Case] = [
     alpaca("csv-header-only", "instruction,output\n", file="data.csv"),
     alpaca("csv-empty", "", file="data.csv"),
     alpaca("csv-space-in-header", "instruction, output\nq,x\n", file="data.csv"),
-    alpaca("csv-pictures", "instruction,output,image\n<image>q,x,a.png\nt,y,\n", {"images": "image"}, file="data.csv"),
-    Case("csv-turns", 'messages,images\n"[{}]",\n', "data.csv", entry={"formatting": "sharegpt", "columns": COLUMNS, "tags": TAGS}),
+    alpaca(
+        "csv-pictures",
+        "instruction,output,image\n<image>q,x,a.png\nt,y,\n",
+        {"images": "image"},
+        file="data.csv",
+    ),
+    Case(
+        "csv-turns",
+        'messages,images\n"[{}]",\n',
+        "data.csv",
+        entry={"formatting": "sharegpt", "columns": COLUMNS, "tags": TAGS},
+    ),
     # Parquet and Arrow
     Case("parquet", [OK, TEXT, OK], "data.parquet"),
-    Case("parquet-embedded", [row(images=[{"bytes": PNG, "path": None}]), row(images=[{"bytes": JPEG[:-40], "path": "x.jpg"}])], "data.parquet"),
+    Case(
+        "parquet-embedded",
+        [
+            row(images=[{"bytes": PNG, "path": None}]),
+            row(images=[{"bytes": JPEG[:-40], "path": "x.jpg"}]),
+        ],
+        "data.parquet",
+    ),
     Case("parquet-bytes", [row(images=[PNG]), row(images=[b"x"])], "data.parquet"),
     Case("parquet-bad-rows", [OK, said(("user", "q")), row("no mark")], "data.parquet"),
     Case("parquet-broken", b"PAR1 not at all", "data.parquet"),
@@ -362,7 +689,10 @@ CASES: list[Case] = [
     *both("lone-surrogate", line('"a\\ud800b"')),
     *both("surrogate-pair", line('"a\\ud83d\\ude00"')),
     *both("key-twice", line('"a"')[:-1] + ',"images":["b.png"]}'),
-    *both("key-twice-inside", line('"a"').replace('"role":"user"', '"role":"x","role":"user"')),
+    *both(
+        "key-twice-inside",
+        line('"a"').replace('"role":"user"', '"role":"x","role":"user"'),
+    ),
     *both("nan", line('"a"')[:-1] + ',"n":NaN}'),
     *both("infinity", line('"a"')[:-1] + ',"n":-Infinity}'),
     *both("leading-zero", line('"a"')[:-1] + ',"n":01}'),
@@ -378,10 +708,23 @@ CASES: list[Case] = [
     *both("row-null", "null"),
     *both("row-a-list", "[1]"),
     *both("row-empty", "{}"),
-    *[Case(f"meta-{name}-{file[5:]}", [row(meta=a), row(meta=b)], file) for file in ("data.json", "data.jsonl") for name, a, b in (
-        ("number-then-text", 1, "x"), ("whole-then-fraction", 1, 1.5), ("truth-then-number", True, 1), ("list-then-text", [1], "x"),
-        ("mixed-list", [1, "x"], []), ("objects-apart", {"a": 1}, {"b": "x"}), ("objects-clash", {"a": 1}, {"a": "x"}),
-        ("empty-objects", {}, {}), ("null-then-text", None, "x"), ("text-then-list", "x", ["x"]), ("big-and-negative", 2**63, -1))],
+    *[
+        Case(f"meta-{name}-{file[5:]}", [row(meta=a), row(meta=b)], file)
+        for file in ("data.json", "data.jsonl")
+        for name, a, b in (
+            ("number-then-text", 1, "x"),
+            ("whole-then-fraction", 1, 1.5),
+            ("truth-then-number", True, 1),
+            ("list-then-text", [1], "x"),
+            ("mixed-list", [1, "x"], []),
+            ("objects-apart", {"a": 1}, {"b": "x"}),
+            ("objects-clash", {"a": 1}, {"a": "x"}),
+            ("empty-objects", {}, {}),
+            ("null-then-text", None, "x"),
+            ("text-then-list", "x", ["x"]),
+            ("big-and-negative", 2**63, -1),
+        )
+    ],
     Case("images-mixed", [OK, row(images="a.png")]),
     Case("images-mixed-lines", [OK, row(images="a.png")], "data.jsonl"),
     lines("lines-with-bom", b"\xef\xbb\xbf" + GOOD.encode() + b"\n", GOOD),
@@ -389,7 +732,10 @@ CASES: list[Case] = [
     lines("lines-crlf-and-blank", GOOD.encode() + b"\r\n\r\n" + GOOD.encode() + b"\r\n"),
     lines("lines-of-cr", GOOD.encode() + b"\r" + GOOD.encode()),
     lines("lines-latin", GOOD, line('"caf\xe9"').encode("latin1") + b"\n"),
-    Case("array-latin", b"[" + GOOD.encode() + b"," + line('"caf\xe9"').encode("latin1") + b"]"),
+    Case(
+        "array-latin",
+        b"[" + GOOD.encode() + b"," + line('"caf\xe9"').encode("latin1") + b"]",
+    ),
     lines("lines-cut", GOOD, GOOD[:-9]),
     lines("lines-garbage", GOOD, "xx", GOOD),
     lines("lines-with-commas", GOOD + ",", GOOD + ","),
@@ -414,44 +760,163 @@ CASES: list[Case] = [
     Case("object-of-columns", {"messages": [OK["messages"]], "images": [["a.png"]]}),
     Case("object-wrapped", {"data": [OK, OK]}),
     # Files and folders
-    Case("file-missing", [OK], entry={"file_name": "other.json", "formatting": "sharegpt", "columns": COLUMNS, "tags": TAGS}),
+    Case(
+        "file-missing",
+        [OK],
+        entry={
+            "file_name": "other.json",
+            "formatting": "sharegpt",
+            "columns": COLUMNS,
+            "tags": TAGS,
+        },
+    ),
     Case("file-ending-in-capitals", json.dumps([OK]), "data.JSON"),
     Case("file-without-ending", json.dumps([OK]), "data"),
-    Case("folder", [OK, TEXT], "part/1.json", {"file_name": "part"}, {"part/2.json": [TEXT, said(("user", "q"))]}),
-    Case("folder-mixed", [OK], "part/1.json", {"file_name": "part"}, {"part/2.jsonl": [OK], "part/3.csv": "a,b\n"}),
-    Case("folder-with-rubbish", [OK], "part/1.json", {"file_name": "part"}, {"part/.DS_Store": b"x"}),
-    Case("folder-of-other-columns", [OK], "part/1.json", {"file_name": "part"}, {"part/2.json": [{**OK, "more": 1}]}),
-    Case("folder-of-fewer-columns", [OK], "part/1.json", {"file_name": "part"}, {"part/2.json": [row("t", images=None)]}),
-    Case("folder-of-other-types", [{**OK, "meta": 1}], "part/1.json", {"file_name": "part"}, {"part/2.json": [{**OK, "meta": [1]}]}),
-    Case("folder-of-castable-types", [{**OK, "meta": "x"}], "part/1.json", {"file_name": "part"}, {"part/2.json": [{**OK, "meta": 1}]}),
-    Case("folder-null-then-pictures", [row("t", images=None, meta=1)], "part/1.json", {"file_name": "part"}, {"part/2.json": [OK]}),
+    Case(
+        "folder",
+        [OK, TEXT],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.json": [TEXT, said(("user", "q"))]},
+    ),
+    Case(
+        "folder-mixed",
+        [OK],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.jsonl": [OK], "part/3.csv": "a,b\n"},
+    ),
+    Case(
+        "folder-with-rubbish",
+        [OK],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/.DS_Store": b"x"},
+    ),
+    Case(
+        "folder-of-other-columns",
+        [OK],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.json": [{**OK, "more": 1}]},
+    ),
+    Case(
+        "folder-of-fewer-columns",
+        [OK],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.json": [row("t", images=None)]},
+    ),
+    Case(
+        "folder-of-other-types",
+        [{**OK, "meta": 1}],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.json": [{**OK, "meta": [1]}]},
+    ),
+    Case(
+        "folder-of-castable-types",
+        [{**OK, "meta": "x"}],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.json": [{**OK, "meta": 1}]},
+    ),
+    Case(
+        "folder-null-then-pictures",
+        [row("t", images=None, meta=1)],
+        "part/1.json",
+        {"file_name": "part"},
+        {"part/2.json": [OK]},
+    ),
     Case("folder-empty", lambda path: None, "part/none.json", {"file_name": "part"}),
-    Case("hub-before-file", [OK], entry={"hf_hub_url": "no/such", "formatting": "sharegpt", "columns": COLUMNS, "tags": TAGS}),
+    Case(
+        "hub-before-file",
+        [OK],
+        entry={
+            "hf_hub_url": "no/such",
+            "formatting": "sharegpt",
+            "columns": COLUMNS,
+            "tags": TAGS,
+        },
+    ),
     # Splits and samples
-    *[alpaca(f"split-{number}", [qa(str(i)) for i in range(10)], split=split) for number, split in enumerate((
-        "train", "all", "test", "train[:3]", "train[-2:]", "train[:25%]", "train[35%:]", "train+train[:1]", "train[1:2", "train[5:5]", "Train"))],
-    *[alpaca(f"samples-{number}", [qa(str(i)) for i in range(10)], num_samples=number) for number in (3, 10, 15, 0, -1, "5", 2.0)],
+    *[
+        alpaca(f"split-{number}", [qa(str(i)) for i in range(10)], split=split)
+        for number, split in enumerate(
+            (
+                "train",
+                "all",
+                "test",
+                "train[:3]",
+                "train[-2:]",
+                "train[:25%]",
+                "train[35%:]",
+                "train+train[:1]",
+                "train[1:2",
+                "train[5:5]",
+                "Train",
+            )
+        )
+    ],
+    *[
+        alpaca(f"samples-{number}", [qa(str(i)) for i in range(10)], num_samples=number)
+        for number in (3, 10, 15, 0, -1, "5", 2.0)
+    ],
     # Columns that come late
     Case("late-pictures", [TEXT] * 1000 + [OK], whole=True),
-    Case("late-pictures-absent", [row("t", images=None)] * 1000 + [OK], "data.jsonl", whole=True),
+    Case(
+        "late-pictures-absent",
+        [row("t", images=None)] * 1000 + [OK],
+        "data.jsonl",
+        whole=True,
+    ),
     Case("pictures-just-in-time", [TEXT] * 999 + [OK], whole=True),
     Case("pictures-once-more", [OK] + [TEXT] * 1500 + [OK], whole=True),
-    alpaca("late-system", [qa(system=None)] * 1000 + [qa(system="s")], {"system": "system"}, whole=True),
-    alpaca("late-tools", [qa(tools=None)] * 1000 + [qa(tools="")], {"tools": "tools"}, whole=True),
+    alpaca(
+        "late-system",
+        [qa(system=None)] * 1000 + [qa(system="s")],
+        {"system": "system"},
+        whole=True,
+    ),
+    alpaca(
+        "late-tools",
+        [qa(tools=None)] * 1000 + [qa(tools="")],
+        {"tools": "tools"},
+        whole=True,
+    ),
     # Pictures
-    *[with_picture(f"picture-{kind.lower()}", picture(kind), f"p.{kind.lower()}") for kind in (
-        "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "ICO", "TGA", "PCX")],
+    *[
+        with_picture(f"picture-{kind.lower()}", picture(kind), f"p.{kind.lower()}")
+        for kind in (
+            "BMP",
+            "GIF",
+            "TIFF",
+            "WEBP",
+            "AVIF",
+            "PPM",
+            "JPEG2000",
+            "ICO",
+            "TGA",
+            "PCX",
+        )
+    ],
     with_picture("picture-wrong-ending", JPEG, "p.png"),
     with_picture("picture-without-ending", PNG, "p"),
     with_picture("picture-odd-name", PNG, "ü %20 🙂.png"),
-    *[with_picture(f"picture-mode-{mode.lower()}", picture("PNG", mode=mode)) for mode in ("L", "1", "P", "LA", "RGBA")],
+    *[
+        with_picture(f"picture-mode-{mode.lower()}", picture("PNG", mode=mode))
+        for mode in ("L", "1", "P", "LA", "RGBA")
+    ],
     with_picture("picture-mode-cmyk", picture("JPEG", mode="CMYK"), "p.jpg"),
     with_picture("picture-16-bits", sixteen_bits(4000)),
     with_picture("picture-16-bits-low", sixteen_bits(200)),
     with_picture("picture-float", picture("TIFF", mode="F"), "p.tiff"),
     with_picture("picture-turned", _rotated, "p.jpg"),
     with_picture("picture-transparent", flat(64, 64, "RGBA", (9, 9, 9, 0))),
-    *[with_picture(f"picture-{w}x{h}", flat(w, h)) for w, h in ((1, 1), (3000, 2), (2, 3000), (20000, 1), (201, 1), (2000, 1500))],
+    *[
+        with_picture(f"picture-{w}x{h}", flat(w, h))
+        for w, h in ((1, 1), (3000, 2), (2, 3000), (20000, 1), (201, 1), (2000, 1500))
+    ],
     with_picture("picture-endless", flat(700000, 1)),
     with_picture("picture-bomb", flat(14000, 14000, "1")),
     with_picture("picture-large", flat(10000, 10000, "1")),
@@ -467,8 +932,18 @@ CASES: list[Case] = [
     with_picture("picture-png-only-header", _png_without_pixels()),
     with_picture("picture-a-folder", lambda path: path.mkdir()),
     Case("picture-missing", [OK, row(images=("no.png",))]),
-    Case("picture-missing-in-dropped-row", [OK, {"messages": turns("<image>"), "images": ["no.png"]}]),
-    Case("picture-an-address", [OK, row(images=("http://127.0.0.1:9/p.png",)), row(images=("data:image/png;base64,AA",))]),
+    Case(
+        "picture-missing-in-dropped-row",
+        [OK, {"messages": turns("<image>"), "images": ["no.png"]}],
+    ),
+    Case(
+        "picture-an-address",
+        [
+            OK,
+            row(images=("http://127.0.0.1:9/p.png",)),
+            row(images=("data:image/png;base64,AA",)),
+        ],
+    ),
     Case("picture-path-empty", [OK, row(images=("",))]),
     Case("picture-path-with-space", [OK, row(images=(" a.png",))]),
     Case("picture-path-of-windows", [OK, row(images=(".\\a.png",))]),
@@ -477,7 +952,15 @@ CASES: list[Case] = [
     Case("picture-null", [OK, row(images=[None])]),
     Case("picture-nested", [row(images=[["a.png"]])]),
     Case("picture-object-without-bytes", [row(images=[{"path": "a.png"}])]),
-    Case("picture-up", [OK, row(images=("../good/a.png",)), row(images=("./a.png",)), row(images=("x/../a.png",))]),
+    Case(
+        "picture-up",
+        [
+            OK,
+            row(images=("../good/a.png",)),
+            row(images=("./a.png",)),
+            row(images=("x/../a.png",)),
+        ],
+    ),
     Case("picture-twice", [row("<image><image>", images=("a.png", "a.png"))]),
     # Cut by cutoff_len
     Case("cut-answer", [OK, row("q", STORY, images=[])], cutoff_len=64),
@@ -485,27 +968,88 @@ CASES: list[Case] = [
     Case("cut-both", [OK, row(STORY, STORY, images=[])], cutoff_len=64),
     Case("cut-turns", [OK, chat(STORY, "a", "q", "b")], cutoff_len=64),
     Case("cut-picture", [OK, row(STORY + "<image>")], cutoff_len=64),
-    Case("cut-picture-behind-answer", [OK, chat("q", STORY, "<image>q", "a", images=["a.png"])], cutoff_len=64),
+    Case(
+        "cut-picture-behind-answer",
+        [OK, chat("q", STORY, "<image>q", "a", images=["a.png"])],
+        cutoff_len=64,
+    ),
     Case("cut-after-picture", [OK, row("<image>" + STORY)], cutoff_len=64),
     Case("cut-to-the-token", [row()], cutoff_len=20),
     # Videos
     videos("video", seen("<video>q", ["v.mp4"]), seen("t", []), seen("<video>q", ["w.mp4"])),
-    videos("video-twice", seen("<video><video>q", ["v.mp4", "v.mp4"]), seen("<video><video>q", ["v.mp4", "w.mp4"]), seen("<video><video>q", ["w.mp4", "v.mp4"])),
-    videos("video-later", {"messages": turns("q", "a", "<video>q", "a"), "images": [], "videos": ["v.mp4"]}),
-    videos("video-in-two-turns", {"messages": turns("<video>q", "a", "<video>q", "a"), "images": [], "videos": ["v.mp4", "v.mp4"]},
-           {"messages": turns("<video>q", "a", "<video><video>q", "a"), "images": [], "videos": ["v.mp4", "v.mp4", "v.mp4"]}),
-    videos("video-and-picture", {"messages": turns("<video><image>q", "a"), "images": ["a.png"], "videos": ["v.mp4"]}),
-    *[videos(f"video-{name}", seen("<video>q", [name]), files={name: made}) for name, made in (
-        ("odd.mp4", lambda p: video(p, 9)), ("one.mp4", lambda p: video(p, 1)), ("long.mp4", lambda p: video(p, 400)),
-        ("v.mkv", video), ("v.avi", video), ("v.mov", video), ("tiny.mp4", lambda p: video(p, 4, (16, 16))),
-        ("thin.mp4", lambda p: video(p, 4, (2048, 4))), ("big.mp4", lambda p: video(p, 4, (640, 480))), ("slow.mp4", lambda p: video(p, 8, rate=1)),
-        ("text.mp4", b"text"), ("empty.mp4", b""), ("still.png", PNG))],
+    videos(
+        "video-twice",
+        seen("<video><video>q", ["v.mp4", "v.mp4"]),
+        seen("<video><video>q", ["v.mp4", "w.mp4"]),
+        seen("<video><video>q", ["w.mp4", "v.mp4"]),
+    ),
+    videos(
+        "video-later",
+        {
+            "messages": turns("q", "a", "<video>q", "a"),
+            "images": [],
+            "videos": ["v.mp4"],
+        },
+    ),
+    videos(
+        "video-in-two-turns",
+        {
+            "messages": turns("<video>q", "a", "<video>q", "a"),
+            "images": [],
+            "videos": ["v.mp4", "v.mp4"],
+        },
+        {
+            "messages": turns("<video>q", "a", "<video><video>q", "a"),
+            "images": [],
+            "videos": ["v.mp4", "v.mp4", "v.mp4"],
+        },
+    ),
+    videos(
+        "video-and-picture",
+        {
+            "messages": turns("<video><image>q", "a"),
+            "images": ["a.png"],
+            "videos": ["v.mp4"],
+        },
+    ),
+    *[
+        videos(f"video-{name}", seen("<video>q", [name]), files={name: made})
+        for name, made in (
+            ("odd.mp4", lambda p: video(p, 9)),
+            ("one.mp4", lambda p: video(p, 1)),
+            ("long.mp4", lambda p: video(p, 400)),
+            ("v.mkv", video),
+            ("v.avi", video),
+            ("v.mov", video),
+            ("tiny.mp4", lambda p: video(p, 4, (16, 16))),
+            ("thin.mp4", lambda p: video(p, 4, (2048, 4))),
+            ("big.mp4", lambda p: video(p, 4, (640, 480))),
+            ("slow.mp4", lambda p: video(p, 8, rate=1)),
+            ("text.mp4", b"text"),
+            ("empty.mp4", b""),
+            ("still.png", PNG),
+        )
+    ],
     videos("video-missing", seen("<video>q", ["no.mp4"])),
-    videos("video-frames", *[seen("<video>q", [["a.png"] * count]) for count in (1, 4, 5, 0)]),
+    videos(
+        "video-frames",
+        *[seen("<video>q", [["a.png"] * count]) for count in (1, 4, 5, 0)],
+    ),
     videos("video-frames-missing", seen("<video>q", [["a.png", "no.png"]])),
     videos("video-frames-of-two-sizes", seen("<video>q", [["a.png", "b.png"]])),
-    videos("video-frames-twice", seen("<video><video>q", [["a.png"] * 2, ["a.png"] * 2]), seen("<video><video>q", [["a.png"] * 2, ["a.png"] * 6])),
+    videos(
+        "video-frames-twice",
+        seen("<video><video>q", [["a.png"] * 2, ["a.png"] * 2]),
+        seen("<video><video>q", [["a.png"] * 2, ["a.png"] * 6]),
+    ),
     videos("video-a-plain-string", seen("<video>q", "v.mp4")),
-    Case("audio", [{**OK, "audios": ["a.wav"]}, {**OK, "audios": []}], entry={"formatting": "sharegpt", "columns": COLUMNS | {"audios": "audios"}, "tags": TAGS}),
+    Case(
+        "audio",
+        [{**OK, "audios": ["a.wav"]}, {**OK, "audios": []}],
+        entry={
+            "formatting": "sharegpt",
+            "columns": COLUMNS | {"audios": "audios"},
+            "tags": TAGS,
+        },
+    ),
 ]
-

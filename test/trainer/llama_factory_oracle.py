@@ -10,7 +10,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_template_and_fix_tokenizer, loader
+from llamafactory.data import (
+    SFTDataCollatorWith4DAttentionMask,
+    get_template_and_fix_tokenizer,
+    loader,
+)
 from llamafactory.data.converter import get_dataset_converter
 from llamafactory.data.parser import get_dataset_list
 from llamafactory.data.processor import SupervisedDatasetProcessor

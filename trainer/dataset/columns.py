@@ -1,6 +1,7 @@
 """The types of a file's columns, as Arrow infers them: one type a column, and no way back once it is settled.
 
 A type is a name ("null", "bool", "int", "float", "text", "time", "bytes"), ("list", type) or ("object", {key: type}).
+While an array is read, integers are also told apart that are "negative" or "large", beyond 63 bits: no type holds both.
 """
 
 from typing import Any
@@ -12,6 +13,8 @@ _SAYS = {
     "null": "nothing",
     "bool": "a truth value",
     "int": "a number",
+    "negative": "a number",
+    "large": "a number",
     "float": "a number",
     "text": "text",
     "time": "a time",
@@ -73,10 +76,16 @@ def extend(known: Type, value: Any, path: str) -> Type:
     if kind is int:
         if value >= 2**64 or value < -(2**63):
             raise TooLarge(f"{path} is {value}, more than 64 bits hold")
-        if known in (NULL, "int"):
-            return "int"
-        return "float" if known == "float" else _clash(path, known, "int")
-    return "float" if known in (NULL, "int", "float") else _clash(path, known, "float")
+        if value >= 2**63:
+            if "." in path or "[]" in path or known == "negative":
+                raise TooLarge(f"{path} is {value}, more than 63 bits hold")
+            return "large" if known in (NULL, "int", "large") else _clash_unless_float(path, known)
+        if known in (NULL, "int", "large", "negative"):
+            if value < 0 and known == "large":
+                raise TooLarge(f"{path} is {value}, beside numbers that need all 64 bits without a sign")
+            return "negative" if value < 0 else "int" if known == NULL else known
+        return _clash_unless_float(path, known)
+    return "float" if known in (NULL, "int", "large", "negative") else _clash_unless_float(path, known)
 
 
 def fits(found: Type, wanted: Type) -> bool:
@@ -86,7 +95,12 @@ def fits(found: Type, wanted: Type) -> bool:
     if wanted == NULL or isinstance(found, str) != isinstance(wanted, str):
         return False
     if isinstance(found, str):
-        return wanted == "text" or (found, wanted) in (("int", "float"), ("bool", "int"))
+        numbers = ("int", "negative", "large")
+        return (
+            wanted == "text"
+            or (found in numbers and wanted in (*numbers, "float"))
+            or (found, wanted) == ("bool", "int")
+        )
     if found[0] != wanted[0]:
         return False
     if found[0] == "list":
@@ -124,6 +138,10 @@ def holds_times(kind: Type) -> bool:
     if isinstance(kind, str):
         return kind == "time"
     return holds_times(kind[1]) if kind[0] == "list" else any(holds_times(inner) for inner in kind[1].values())
+
+
+def _clash_unless_float(path: str, known: Type) -> Type:
+    return "float" if known == "float" else _clash(path, known, "float")
 
 
 def _clash(path: str, known: Type, new: Type) -> Any:

@@ -24,6 +24,9 @@ _WINDOW = 8 << 20
 _LENIENT_LIMIT = 512 << 20
 """Arrays larger than this are not read a second time by pandas when the strict parser refuses them."""
 
+_FREE_LOOKS = 3
+"""Bad lines of a chunk after which it is no more asked whether rows are not one a line."""
+
 _DECODER = json.JSONDecoder(strict=False)
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -189,20 +192,24 @@ class _Lines:
 
     def batches(self) -> Iterator[Batch]:
         """The rows in order, a thousand at a time."""
-        index = 0
+        count = 0
         with open(self._path, "rb") as file:
             while chunk := _read_chunk(file):
                 types = _arrow_types(chunk)
-                found = _Chunk(chunk, index, accepted=types is not None)
-                done = file.tell()
-                for start in range(0, max(1, len(found.rows)), BATCH_ROWS):
-                    batch = Batch(done_bytes=done)
-                    if start == 0:
-                        batch.types, batch.problems, batch.unreadable = types, found.problems, found.unreadable
-                    for number, row in found.rows[start : start + BATCH_ROWS]:
+                reader = _ChunkReader(chunk.removeprefix(_BOM) if count == 0 else chunk, count, types is not None)
+                batch = Batch(types=types, done_bytes=file.tell())
+                for number, row in reader.rows():
+                    if row is _REFUSED:
+                        batch.unreadable += 1
+                    else:
                         add_row(batch, number, {} if row is None else row)
-                    yield batch
-                index += found.count
+                    if len(batch.rows) + batch.unreadable >= BATCH_ROWS:
+                        batch.problems += reader.take_problems()
+                        yield batch
+                        batch = Batch(done_bytes=file.tell())
+                batch.problems += reader.take_problems()
+                yield batch
+                count = reader.count
 
 
 def _read_chunk(file: io.BufferedReader) -> bytes:
@@ -229,113 +236,118 @@ def _arrow_types(chunk: bytes) -> dict[str, Type] | None:
             block *= 2
 
 
-class _Chunk:
-    """The rows of one chunk, read beside pyarrow; where it refuses the chunk, what it refuses."""
+class _ChunkReader:
+    """Reads the rows of one chunk beside pyarrow; where pyarrow refuses the chunk, finds what it refuses."""
 
     def __init__(self, chunk: bytes, first: int, accepted: bool) -> None:
-        self.rows: list[tuple[int, Any]] = []
-        self.problems: list[Problem] = []
-        self.unreadable = self.count = 0
-        if first == 0:
-            chunk = chunk.removeprefix(_BOM)
-        lines = [line for line in chunk.splitlines() if line.strip()] if b"\r" in chunk else chunk.split(b"\n")
-        types: dict[str, Type] = {}
-        conflicts: set[str] = set()
-        for line in lines:
-            if not line or line.isspace():
-                continue
-            number = first + self.count
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                if accepted:
-                    self._read_freely(chunk, first)
-                    return
-                row = self._reread(line, number)
-            self.count += 1
-            if row is _REFUSED:
-                continue
-            self.rows.append((number, row))
-            if accepted:
-                continue
-            if isinstance(row, dict):
-                self._find_conflict(row, number, types, conflicts)
-                if b'":' in line and (again := _repeated_key(line)):
-                    what = f"the key {again!r} stands twice in one object"
-                    fix = "Keep one of them"
-                    self.problems.append(Problem("key-repeated", what, fix, row=number, field=again, healed=True))
-        if (
-            not accepted
-            and not self.problems
-            and not any(row is not None and type(row) is not dict for _, row in self.rows)
-        ):
-            what = f"pyarrow cannot read the lines from row {first} on: {_arrow_refusal(chunk)}"
-            self.problems.append(Problem("file-syntax", what, "Correct these lines", row=first))
+        self._chunk, self._accepted = chunk, accepted
+        self.count = first
+        """Rows of the file up to and including those read."""
+        self._problems: list[Problem] = []
+        self._explained = False
+        self._free_looks = 0
+        self._types: dict[str, Type] = {}
+        self._conflicts: set[str] = set()
 
-    def _reread(self, line: bytes, number: int) -> Any:
+    def take_problems(self) -> list[Problem]:
+        """The problems found since the last time."""
+        taken, self._problems = self._problems, []
+        return taken
+
+    def rows(self) -> Iterator[tuple[int, Any]]:
+        """(number in the file, row) of each row; _REFUSED in place of one that cannot be read."""
+        start = self.count
+        lines = self._chunk.splitlines(keepends=True) if b"\r" in self._chunk else self._chunk.split(b"\n")
+        end_length = 0 if b"\r" in self._chunk else 1
+        position = 0
+        for line in lines:
+            if line and not line.isspace():
+                try:
+                    row = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    if self._is_free_form(line, position):
+                        yield from self._free_rows(position)
+                        break
+                    row = self._reread(line)
+                yield self.count, self._checked(row, line)
+                self.count += 1
+            position += len(line) + end_length
+        if not self._accepted and not self._explained:
+            what = f"pyarrow cannot read the lines from row {start} on: {_arrow_refusal(self._chunk)}"
+            self._problem("file-syntax", what, "Correct these lines", row=start)
+
+    def _problem(self, code: str, what: str, fix: str, **more: Any) -> None:
+        self._explained = True
+        self._problems.append(Problem(code, what, fix, **{"row": self.count, **more}))
+
+    def _checked(self, row: Any, line: bytes) -> Any:
+        """The row, after a look for what pyarrow refuses in the chunk, if it does."""
+        if self._accepted or row is _REFUSED:
+            return row
+        if not isinstance(row, dict):
+            self._explained |= row is not None
+            return row
+        for column, value in row.items():
+            if column in self._conflicts:
+                continue
+            try:
+                self._types[column] = extend(self._types.get(column, NULL), value, column)
+            except Conflict as error:
+                self._conflicts.add(column)
+                fix = "Write one type of value in the whole column, or remove the column"
+                self._problem("column-types", str(error), fix, field=column, healed=True)
+            except TooLarge:
+                self._types[column] = "float"
+        if again := _repeated_key(line):
+            what = f"the key {again!r} stands twice in one object"
+            self._problem("key-repeated", what, "Keep one of them", field=again, healed=True)
+        return row
+
+    def _is_free_form(self, line: bytes, position: int) -> bool:
+        """Whether rows are not one a line from here on: a row ends within this line, or far behind it."""
+        if self._free_looks == _FREE_LOOKS:
+            return False
+        try:
+            _DECODER.decode(line.decode("utf-8"))
+            return False
+        except (ValueError, RecursionError):
+            self._free_looks += 1
+        try:
+            text = self._chunk[position:].decode("utf-8")
+            _, end = _DECODER.raw_decode(text, _SPACE.match(text).end())  # type: ignore[union-attr]
+        except (ValueError, RecursionError):
+            return False
+        return end != len(line.decode("utf-8").rstrip())
+
+    def _free_rows(self, position: int) -> Iterator[tuple[int, Any]]:
+        text = self._chunk[position:].decode("utf-8", "replace")
+        place = _SPACE.match(text).end()  # type: ignore[union-attr]
+        while place < len(text):
+            start = place
+            try:
+                row, place = _DECODER.raw_decode(text, place)
+            except (json.JSONDecodeError, RecursionError) as error:
+                self._problem("row-syntax", f"the row is no JSON: {error}", "Correct the row")
+                yield self.count, _REFUSED
+                self.count += 1
+                return
+            yield self.count, self._checked(without_surrogates(row), text[start:place].encode())
+            self.count += 1
+            place = _SPACE.match(text, place).end()  # type: ignore[union-attr]
+
+    def _reread(self, line: bytes) -> Any:
         """The row of a line that the strict parser refuses, if pyarrow takes it; else a problem."""
         try:
             row = without_surrogates(_DECODER.decode(line.decode("utf-8")))
         except (ValueError, RecursionError) as error:
-            what = f"the line is no JSON: {where(error, line)}"
-            self.problems.append(Problem("row-syntax", what, "Correct the line", row=number))
-            self.unreadable += 1
+            code = "row-encoding" if isinstance(error, UnicodeDecodeError) and self._accepted else "row-syntax"
+            self._problem(code, f"the line is no JSON: {where(error, line)}", "Correct the line")
             return _REFUSED
-        if _arrow_types(line) is None:
+        if not self._accepted and _arrow_types(line) is None:
             what = f"pyarrow refuses the line: {_arrow_refusal(line)}"
             fix = "Correct the line; an array of objects in a .json file is read by a more lenient parser"
-            self.problems.append(Problem("row-syntax", what, fix, row=number, healed=True))
+            self._problem("row-syntax", what, fix, healed=True)
         return row
-
-    def _read_freely(self, chunk: bytes, first: int) -> None:
-        """Rows that are not one a line, or hold what only pyarrow takes (NaN): read one after another."""
-        self.rows, self.problems, self.unreadable, self.count = [], [], 0, 0
-        try:
-            text = chunk.decode("utf-8")
-        except UnicodeDecodeError:
-            self._read_by_line(chunk, first)
-            return
-        position = _SPACE.match(text).end()  # type: ignore[union-attr]
-        while position < len(text):
-            number = first + self.count
-            try:
-                row, position = _DECODER.raw_decode(text, position)
-            except (json.JSONDecodeError, RecursionError) as error:
-                what = f"the row is no JSON: {error}"
-                self.problems.append(Problem("row-syntax", what, "Correct the row", row=number))
-                self.unreadable += 1
-                self.count += 1
-                return
-            self.rows.append((number, without_surrogates(row)))
-            self.count += 1
-            position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-
-    def _read_by_line(self, chunk: bytes, first: int) -> None:
-        """pyarrow takes bytes that are not UTF-8, but the row that holds them dies when it is used."""
-        for line in chunk.split(b"\n"):
-            if not line or line.isspace():
-                continue
-            number = first + self.count
-            self.count += 1
-            try:
-                self.rows.append((number, without_surrogates(_DECODER.decode(line.decode("utf-8")))))
-            except ValueError as error:
-                what = f"the line is no UTF-8: {where(error, line)}"
-                self.problems.append(Problem("row-encoding", what, "Save the file as UTF-8", row=number))
-                self.unreadable += 1
-
-    def _find_conflict(self, row: dict[str, Any], number: int, types: dict[str, Type], conflicts: set[str]) -> None:
-        for column, value in row.items():
-            if column in conflicts:
-                continue
-            try:
-                types[column] = extend(types.get(column, NULL), value, column)
-            except Conflict as error:
-                conflicts.add(column)
-                fix = "Write one type of value in the whole column, or remove the column"
-                self.problems.append(Problem("column-types", str(error), fix, row=number, field=column, healed=True))
-            except TooLarge:
-                types[column] = "float"
 
 
 _REFUSED = object()

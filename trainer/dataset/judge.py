@@ -3,8 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from dataset.columns import Type, fits, holds_times, say
@@ -14,9 +13,10 @@ from dataset.late_columns import LateColumns
 from dataset.media import Locator, MediaFinder
 from dataset.pictures import PICTURES
 from dataset.problems import Problem
-from dataset.report import LineFile, ProblemLog, TokenReport
+from dataset.report import LineFile, ProblemLog, TokenReport, result_of
 from dataset.rows import Row, check_media, check_text, clips_of
 from dataset.selection import NoSuchSplit, select, takes_all
+from dataset.settings import Settings
 from dataset.sources import Batch, Source, Unreadable, list_files, open_source
 from dataset.splits import HELD_OUT, TRAIN, Splits
 from dataset.structure import column_problem, convert, used_columns
@@ -38,39 +38,6 @@ MAX_REMEMBERED_ROWS = 2_000_000
 _LATE = ("images", "videos", "system", "tools")
 
 
-@dataclass
-class Settings:
-    """What to judge, and how strictly; the options that have LLaMA-Factory's names mean what they mean there."""
-
-    dataset_dir: Path
-    datasets: list[str]
-    out: Path
-    media_dir: Path | None = None
-    model: Path | None = None
-    template: str = "qwen3_vl_nothink"
-    cutoff_len: int = 2048
-    image_max_pixels: int = 768 * 768
-    image_min_pixels: int = 32 * 32
-    video_max_pixels: int = 256 * 256
-    video_min_pixels: int = 16 * 16
-    video_fps: float = 2.0
-    video_maxlen: int = 128
-    default_system: str | None = None
-    preprocessing_num_workers: int = 1
-    seed: int = 42
-    held_out_fraction: float = 0.1
-    on_bad_row: str = "fail"
-    max_drop_fraction: float = 0.1
-    roots: list[str] | None = None
-    cache_dir: Path | None = None
-    processes: int = field(default_factory=lambda: max(1, min(8, len(os.sched_getaffinity(0)))))
-
-    @property
-    def drops(self) -> bool:
-        """Whether bad rows are set aside rather than refused with the dataset."""
-        return self.on_bad_row == "drop"
-
-
 class Judge:
     """One validation: reads the datasets, writes `out`, returns the result."""
 
@@ -84,8 +51,8 @@ class Judge:
         self._pool = Pool(settings.processes)
         self._pictures = FileJudge(PICTURES, self._pool, self._cache)
         self._videos: FileJudge[Any] | None = None
-        locator = Locator(str(settings.media_dir or settings.dataset_dir), settings.roots)
-        self._finder = MediaFinder(locator, settings.out / "media")
+        self._locator = Locator(str(settings.media_dir or settings.dataset_dir), settings.roots)
+        self._finder = MediaFinder(self._locator, settings.out / "media")
         self._counter: TokenCounter | None = None
         self._picture_rule: PictureRule | None = None
         self._video_rule: VideoRule | None = None
@@ -97,7 +64,7 @@ class Judge:
         self._bytes_done = self._bytes_total = 0
 
     def run(self) -> dict[str, Any]:
-        """Judge everything; the result is report.json and where it is. Raises TemperError for a dataset refused."""
+        """Judge everything; returns what report.json says. Raises TemperError for a dataset refused."""
         try:
             self._prepare_tokens()
             entries, problems = read_entries(self._settings.dataset_dir, self._settings.datasets)
@@ -115,10 +82,14 @@ class Judge:
             self._pool.close()
             if self._cache is not None:
                 self._cache.close()
-        result = result_of(report, self._settings.out)
         if not report["ok"]:
-            raise TemperError("DatasetError", self._refusal(report), **result)
-        return result
+            raise TemperError("DatasetError", self._refusal(report), **result_of(report, self._settings.out))
+        return report
+
+    @property
+    def media(self) -> dict[str, str] | None:
+        """The media files by the path they were found under, with their real path; None if not all depends on them."""
+        return None if self._locator.missed or self._finder.wrote else self._locator.found
 
     def _note(self, problems: list[Problem], file: str | None = None, dataset: str | None = None) -> None:
         """Log problems; an error that concerns no row alone, and that Temper's copy does not heal, is fatal."""
@@ -203,11 +174,20 @@ class Judge:
                 return True
             rows += sum(len(batch.rows) + batch.unreadable for batch in source.batches())
         try:
-            return select(entry.split, entry.num_samples, rows, self._settings.seed)
+            return select(entry.split, entry.num_samples, rows, self._random)
         except NoSuchSplit as error:
             problem = Problem("split-unknown", str(error), 'Write "split": "train", or leave it out', field="split")
             self._note([problem], "dataset_info.json", entry.name)
             return None
+
+    @cached_property
+    def _random_state(self) -> Any:
+        import numpy
+
+        return numpy.random.RandomState(self._settings.seed)
+
+    def _random(self) -> Any:
+        return self._random_state
 
     def _batches(self, entry: Entry, files: list[str]) -> Iterator[tuple[str, Batch]]:
         """All batches of the dataset with their file's label; problems of whole files are noted on the way."""
@@ -257,8 +237,7 @@ class Judge:
         rows = []
         for index, raw in batch.rows:
             times = 1 if taken is True else taken[index]  # type: ignore[index]
-            for _ in range(times):
-                rows.append(Row(index, raw))
+            rows += [Row(index, raw, again=copy > 0) for copy in range(times)]
         control = self._counter.special_tokens if self._counter else frozenset(CONTROL_TOKENS)
         for row in rows:
             row.conversation, row.problems = convert(row.raw, entry)
@@ -306,7 +285,8 @@ class Judge:
             self._check_duplicate(row)
         for problem in row.problems:
             problem.row = row.index
-        self._note(row.problems, label, entry.name)
+        if not row.again:
+            self._note(row.problems, label, entry.name)
         if conversation is None or row.refused:
             self._refused += 1
             reasons = [problem.code for problem in row.problems if problem.severity == "error"]
@@ -327,7 +307,7 @@ class Judge:
 
     def _check_duplicate(self, row: Row) -> None:
         assert row.conversation is not None
-        if len(self._seen) >= MAX_REMEMBERED_ROWS:
+        if row.again or len(self._seen) >= MAX_REMEMBERED_ROWS:
             return
         key = hash((row.conversation.system, *row.conversation.turns, *row.digests))
         if key in self._seen:
@@ -425,16 +405,6 @@ class Judge:
             lines.append(f"- and {more} more")
         lines.append(f"All of them: {self._settings.out / 'problems.jsonl'}")
         return "\n".join(lines)
-
-
-def result_of(report: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The report in the length of a result line, and where the whole is."""
-    return {
-        **report,
-        "problems": report["problems"][:20],
-        "reportPath": str(out / "report.json"),
-        "problemsPath": str(out / "problems.jsonl"),
-    }
 
 
 def dump(report: dict[str, Any]) -> bytes:

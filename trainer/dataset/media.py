@@ -19,6 +19,10 @@ class Locator:
         self._media_dir = os.path.abspath(media_dir)
         self._roots = None if roots is None else [os.path.realpath(root) for root in roots]
         self._folders: dict[str, str] = {}
+        self.found: dict[str, str] = {}
+        """Every file that was found, by the path it was found under, with its real path."""
+        self.missed = False
+        """Whether any file was not found where LLaMA-Factory looks first."""
 
     def locate(self, name: str, field: str, kind: str, from_here: bool = False) -> tuple[str | None, Problem | None]:
         """The file's absolute path with links resolved, or None; and the problem, perhaps only a warning.
@@ -28,9 +32,11 @@ class Locator:
         fix = "Restore the file, or correct the path"
         if "\0" in name:
             return None, Problem(f"{kind}-missing", f"the path {name!r} holds a zero byte", fix, field=field)
-        path = None if from_here else self._resolve(os.path.join(self._media_dir, name))
+        named = os.path.abspath(name) if from_here else os.path.join(self._media_dir, name)
+        path = None if from_here else self._resolve(named)
         doubt = None
         if path is None:
+            self.missed |= not from_here
             path = None if os.path.isabs(name) and not from_here else self._resolve(os.path.abspath(name))
             if path is None or not name:
                 return None, Problem(f"{kind}-missing", self._missing(name), fix, field=field)
@@ -42,6 +48,7 @@ class Locator:
             what = f"{name!r} leads to {path}, outside the folders that this worker may read"
             fix = f"Move it below {' or '.join(self._roots)}, or have that folder allowed in the worker's settings"
             return None, Problem(f"{kind}-outside-roots", what, fix, effect="trains", field=field)
+        self.found[named] = path
         return path, doubt
 
     def _missing(self, name: str) -> str:
@@ -57,8 +64,12 @@ class Locator:
         folder, name = os.path.split(path)
         real = self._folders.get(folder)
         if real is None:
-            real = self._folders[folder] = os.path.realpath(folder)
-        if name in ("", ".", ".."):
+            try:
+                real = os.path.realpath(folder, strict=True)
+            except OSError:
+                real = ""
+            self._folders[folder] = real
+        if not real or name in ("", ".", ".."):
             return None
         path = f"{real.rstrip('/')}/{name}"
         try:
@@ -76,6 +87,8 @@ class MediaFinder:
 
     def __init__(self, locator: Locator, folder: Path) -> None:
         self._locator, self._folder = locator, folder
+        self.wrote = False
+        """Whether the dataset itself holds pictures."""
 
     def find(self, row: Row, entry: Entry) -> None:
         """Fill in the row's pictures and videos, or the problems of finding them."""
@@ -113,6 +126,7 @@ class MediaFinder:
         return path
 
     def _write(self, data: bytes) -> str:
+        self.wrote = True
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder.resolve() / hashlib.sha256(data).hexdigest()
         if not path.is_file() or path.stat().st_size != len(data):

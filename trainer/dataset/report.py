@@ -10,7 +10,7 @@ from typing import Any
 from dataset.problems import Problem
 
 MAX_REPORTED = 1000
-"""Problems that report.json itself holds; problems.jsonl has them all."""
+"""Errors, and warnings, that report.json itself holds; problems.jsonl has them all."""
 
 
 class LineFile:
@@ -74,7 +74,7 @@ class ProblemLog:
 
     def __init__(self, path: Path, drops: bool) -> None:
         self._file, self._drops = LineFile(path), drops
-        self.first: list[dict[str, Any]] = []
+        self._first: dict[str, list[dict[str, Any]]] = {"error": [], "warning": []}
         self.kinds: Counter[tuple[str, str]] = Counter()
         self.errors = 0
         self.count = 0
@@ -88,8 +88,8 @@ class ProblemLog:
         self.kinds[problem.severity, problem.code] += 1
         self.count += 1
         self.errors += problem.severity == "error"
-        if len(self.first) < MAX_REPORTED:
-            self.first.append(record)
+        if len(self._first[problem.severity]) < MAX_REPORTED:
+            self._first[problem.severity].append(record)
 
     def commit(self) -> None:
         """Write the file under its name."""
@@ -99,6 +99,11 @@ class ProblemLog:
         """Remove the unfinished file."""
         self._file.discard()
 
+    @property
+    def first(self) -> list[dict[str, Any]]:
+        """The first errors, then the first warnings."""
+        return self._first["error"] + self._first["warning"]
+
     def by_kind(self) -> list[dict[str, Any]]:
         """How often each code occurs, errors first, frequent first."""
         ordered = sorted(self.kinds.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
@@ -106,7 +111,7 @@ class ProblemLog:
 
     def first_errors(self, limit: int) -> list[str]:
         """The first few errors as sentences."""
-        return [record["message"] for record in self.first if record["severity"] == "error"][:limit]
+        return [record["message"] for record in self._first["error"][:limit]]
 
 
 class TokenReport:
@@ -169,3 +174,13 @@ def _histogram(lengths: list[tuple[int, int]], bars: int = 20) -> list[dict[str,
         {"from": low + bar * width, "to": low + (bar + 1) * width - 1, "rows": rows[bar]}
         for bar in range(max(rows) + 1)
     ]
+
+
+def result_of(report: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The report in the length of a result line, and where the whole is."""
+    return {
+        **report,
+        "problems": report["problems"][:20],
+        "reportPath": str(out / "report.json"),
+        "problemsPath": str(out / "problems.jsonl"),
+    }

@@ -19,6 +19,8 @@ class Row:
 
     index: int
     raw: dict[str, Any]
+    again: bool = False
+    """A further copy of a row that num_samples takes more than once."""
     conversation: Conversation | None = None
     pictures: list[str] = field(default_factory=list)
     videos: list[str | list[str]] = field(default_factory=list)

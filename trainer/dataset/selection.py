@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 _PART = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<end>-?\d+%?)?\])?")
 
@@ -15,21 +17,22 @@ def takes_all(split: str, num_samples: int | None) -> bool:
     return split in ("train", "all") and num_samples is None
 
 
-def select(split: str, num_samples: int | None, rows: int, seed: int) -> Counter[int]:
-    """How often each of `rows` rows is taken; raises NoSuchSplit. `num_samples` draws as LLaMA-Factory does after
-    seeding numpy with `seed`: every row once, then more at random when there are too few."""
+def select(split: str, num_samples: int | None, rows: int, random: Callable[[], Any]) -> Counter[int]:
+    """How often each of `rows` rows is taken; raises NoSuchSplit.
+
+    `num_samples` draws each row once, then more at random when there are too few. `random` gives the numpy state that
+    LLaMA-Factory seeds once and draws all datasets of a training from.
+    """
     taken = [index for part in split.split("+") for index in _part(part.strip(), rows)]
     if not taken:
         raise NoSuchSplit(f"split {split!r} takes none of the {rows} rows")
     if num_samples is None:
         return Counter(taken)
-    import numpy
-
-    random = numpy.random.RandomState(seed)
-    drawn = random.permutation(len(taken))[:num_samples]
+    state = random()
+    drawn = state.permutation(len(taken))[:num_samples].tolist()
     if num_samples > len(drawn):
-        drawn = numpy.concatenate((drawn, random.choice(len(taken), num_samples - len(drawn))))
-    return Counter(taken[index] for index in drawn.tolist())
+        drawn += state.choice(len(taken), num_samples - len(drawn)).tolist()
+    return Counter(taken[index] for index in drawn)
 
 
 def _part(text: str, rows: int) -> range:

@@ -88,7 +88,7 @@ def open_source(path: str) -> Source:
     if kind == "text":
         what = "plain text has no answers to learn from"
         fix = "Use a file of questions and answers"
-        raise Unreadable(Problem("file-text", what, fix, effect="drops", how="every line"))
+        raise Unreadable(Problem("file-text", what, fix, how="Cannot find valid samples"))
     from dataset.table_files import open_table
 
     return open_table(path, kind)

@@ -360,14 +360,20 @@ def _check_placeholders(conversation: Conversation, row: dict[str, Any], entry: 
     if _media(row, entry.columns["audios"]):
         what = "the row has audio, which this model cannot hear"
         raise _refuse("audio", what, "Remove the audio column", field=entry.columns["audios"])
+    if "<" in conversation.system and any(placeholder in conversation.system for placeholder in PLACEHOLDERS.values()):
+        what = "the system prompt has a placeholder, which stays plain text there"
+        problems.append(Problem("placeholder-in-system", what, "Remove it", "warning", "trains", field="system"))
+    if (
+        not conversation.images
+        and not conversation.videos
+        and not any("<" in content for _, content in conversation.turns)
+    ):
+        return
     for kind, placeholder in PLACEHOLDERS.items():
         listed = 0 if kind == "audios" else len(getattr(conversation, kind))
         found = sum(content.count(placeholder) for _, content in conversation.turns)
         if found != listed:
             raise _count_refused(kind, found, listed, conversation, entry)
-    if any(placeholder in conversation.system for placeholder in PLACEHOLDERS.values()):
-        what = "the system prompt has a placeholder, which stays plain text there"
-        problems.append(Problem("placeholder-in-system", what, "Remove it", "warning", "trains", field="system"))
     for index, (role, content) in enumerate(conversation.turns):
         if role in ("assistant", "function") and any(mark in content for mark in PLACEHOLDERS.values()):
             what = "a placeholder stands in the answer, so the model would be taught to write picture tokens"
