@@ -76,7 +76,7 @@ def main() -> None:
 
 def tensors(shape: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of the published checkpoints."""
-    hidden, intermediate, layers, heads, groups, tied = SHAPES[shape]
+    hidden, _, layers, _, _, tied = SHAPES[shape]
     text = "model.language_model"
     yield f"{text}.embed_tokens.weight", (VOCABULARY, hidden)
     for layer in range(layers):

@@ -94,7 +94,7 @@ TIED_CASES = [
 ]
 named = pytest.mark.parametrize
 # The bench kills the command twenty times, on a model of gigabytes.
-KILLS = 6
+KILLS = 4
 
 
 @pytest.fixture(scope="module")
