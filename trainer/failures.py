@@ -10,6 +10,7 @@ from protocol import TemperError
 
 TRACEBACK_LINES = 15
 MESSAGE_LENGTH = 800
+LINE_LENGTH = 400
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "cannot allocate memory")
 # The last two are torch.save's words for a write that the disk did not take.
@@ -148,4 +149,4 @@ def class_name(exception: BaseException) -> str:
 
 def last_lines(exception: BaseException) -> list[str]:
     text = "".join(traceback.format_exception(exception))
-    return [line for line in text.splitlines() if line.strip()][-TRACEBACK_LINES:]
+    return [line[:LINE_LENGTH] for line in text.splitlines() if line.strip()][-TRACEBACK_LINES:]

@@ -130,7 +130,6 @@ def make_plan(options: argparse.Namespace, events: EventLog) -> dict[str, Any]:
         "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "include_num_input_tokens_seen": True if config.get("neat_packing") else "non_padding",
         # The datasets cache gives stale rows when a picture changes: never read it.
         "overwrite_cache": True,
     }

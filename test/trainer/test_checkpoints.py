@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-TRAINER = Path(__file__).parents[2] / "trainer"
-sys.path.insert(0, str(TRAINER))
-
 import checkpoints
 from checkpoints import MARKER, mark_complete, newest_verified, verify
 

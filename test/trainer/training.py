@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TRAINER = Path(__file__).parents[2] / "trainer"
-sys.path.insert(0, str(TRAINER))
-
 import yaml
 from PIL import Image
+
+TRAINER = Path(__file__).parents[2] / "trainer"
 
 ANSWER_LENGTHS = (1, 2, 3, 12, 30)
 
