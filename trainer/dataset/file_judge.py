@@ -5,10 +5,13 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
+
+from protocol import TemperError
 
 _POOL_FROM = 32
 """Fewer files than this are judged in the process itself; starting others would take longer."""
@@ -84,11 +87,19 @@ class FileJudge(Generic[V]):
         if not new:
             return
         remembered = []
-        for path, (size, mtime, verdict) in zip(new, self._pool.map(self._kind.judge, new), strict=True):
-            self._verdicts[path] = verdict
-            if size:
-                values = json.dumps(list(asdict(verdict).values()))  # type: ignore[call-overload]
-                remembered.append((path, size, mtime, self._kind.version, values))
+        try:
+            for path, (size, mtime, verdict) in zip(new, self._pool.map(self._kind.judge, new), strict=True):
+                self._verdicts[path] = verdict
+                if size:
+                    values = json.dumps(list(asdict(verdict).values()))  # type: ignore[call-overload]
+                    remembered.append((path, size, mtime, self._kind.version, values))
+        except (BrokenProcessPool, MemoryError) as error:
+            last = next((path for path in new if path not in self._verdicts), new[-1])
+            message = (
+                f"A process that decodes {self._kind.name} was killed at or after {last}, most likely for memory: "
+                "free some, or give the validation fewer --processes"
+            )
+            raise TemperError("HostError", message) from error
         self.judged += len(new)
         if self._cache is not None:
             self._cache.executemany(f"REPLACE INTO {self._kind.name} VALUES (?, ?, ?, ?, ?)", remembered)

@@ -309,7 +309,8 @@ class Judge:
         assert row.conversation is not None
         if row.again or len(self._seen) >= MAX_REMEMBERED_ROWS:
             return
-        key = hash((row.conversation.system, *row.conversation.turns, *row.digests))
+        conversation = row.conversation
+        key = hash((conversation.system, conversation.tools, *conversation.turns, *row.digests))
         if key in self._seen:
             what, fix = "the row says the same as an earlier one", "Remove it, unless it is to weigh double"
             row.problems.append(Problem("row-duplicate", what, fix, "warning", "trains"))
