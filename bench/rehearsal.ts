@@ -183,19 +183,21 @@ export class Run {
     return (await this.events()).findLast((event) => event.type === 'step')?.step ?? 0;
   }
 
-  /** The run's trainer, once it has made a step past `step` itself. */
+  /** The run's trainer when it has made a step past `step` itself. */
+  async trainerPast(step: number): Promise<TrainerProcess | undefined> {
+    const trainer = await this.trainer();
+    const events = await this.events();
+    const own = events.slice(events.findLastIndex((event) => event.type === 'started' && event.pid === trainer?.pid));
+    return own.some((event) => event.type === 'step' && event.step > step) ? trainer : undefined;
+  }
+
   async trainingPast(step: number, patienceMs = 120_000): Promise<TrainerProcess> {
-    return eventually(async () => {
-      const trainer = await this.trainer();
-      const events = await this.events();
-      const own = events.slice(events.findLastIndex((event) => event.type === 'started' && event.pid === trainer?.pid));
-      return own.some((event) => event.type === 'step' && event.step > step) ? trainer : undefined;
-    }, patienceMs);
+    return eventually(() => this.trainerPast(step), patienceMs);
   }
 
   /** The training activity as the server knows it; undefined when there is none. */
   async pending(): Promise<PendingTraining | undefined> {
-    const { raw } = await this.#rehearsal.client.workflow.getHandle(this.name).describe();
+    const { raw } = await this.#newest().describe();
     const found = raw.pendingActivities?.find((each) => each.activityType?.name === 'trainModel');
     if (!found) return undefined;
     const payload = found.heartbeatDetails?.payloads?.[0];
@@ -207,12 +209,14 @@ export class Run {
     };
   }
 
-  /** Wait until an attempt from number `attempt` on follows the trainer with this pid. */
+  /** Whether an attempt from number `attempt` on follows the trainer with this pid. */
+  async isFollowedBy(attempt: number, pid: number): Promise<boolean> {
+    const pending = await this.pending();
+    return pending !== undefined && pending.attempt >= attempt && pending.heartbeat?.pid === pid;
+  }
+
   async followedBy(attempt: number, pid: number, patienceMs = 120_000): Promise<void> {
-    await eventually(async () => {
-      const pending = await this.pending();
-      return pending !== undefined && pending.attempt >= attempt && pending.heartbeat?.pid === pid;
-    }, patienceMs);
+    await eventually(() => this.isFollowedBy(attempt, pid), patienceMs);
   }
 
   /** `temporal activity <command>` on the training activity. */
@@ -225,11 +229,34 @@ export class Run {
     );
   }
 
+  /** Cancel the run's newest execution. */
+  async cancel(): Promise<void> {
+    await this.#newest().cancel();
+  }
+
+  /** Terminate the run's newest execution. */
+  async terminate(): Promise<void> {
+    await this.#newest().terminate('a rehearsal');
+  }
+
+  /** Whether the newest execution of the run is closed. */
+  async isOver(): Promise<boolean> {
+    return (await this.#newest().describe()).closeTime !== undefined;
+  }
+
+  /** Wait for the end of the run's newest execution; throws when it did not complete. */
+  async ended(): Promise<void> {
+    await this.#newest().result();
+  }
+
   /** Ask the training to stop after its current step, and wait for the run's end. */
   async finish(): Promise<void> {
-    const handle = this.#rehearsal.client.workflow.getHandle<typeof fineTune>(this.name);
-    await handle.executeUpdate('stopTraining', { args: [{ reason: 'enough seen' }] });
-    await handle.result();
+    await this.#newest().executeUpdate('stopTraining', { args: [{ reason: 'enough seen' }] });
+    await this.ended();
+  }
+
+  #newest(): WorkflowHandle<typeof fineTune> {
+    return this.#rehearsal.client.workflow.getHandle<typeof fineTune>(this.name);
   }
 }
 

@@ -147,7 +147,7 @@ test.concurrent(
     await play(['ignores_sigterm', ...endless.slice(1)], async ({ run, trainer }) => {
       await run.trainingPast(12);
       const asked = Date.now();
-      await run.handle.cancel();
+      await run.cancel();
       await eventually(() => ![trainer.pid, trainer.keeper.pid].some(runs));
       expect(Date.now() - asked).toBeLessThan(15_000);
       await expect(run.handle.result()).rejects.toBeInstanceOf(WorkflowFailedError);
@@ -159,7 +159,7 @@ test.concurrent(
 
 test.concurrent('a terminated run has its trainer stopped, and a new start of the run resumes it', async () => {
   await play(endless, async ({ rehearsal, run, trainer }) => {
-    await run.handle.terminate('a test');
+    await run.terminate();
     await eventually(() => !trainerIsAlive(trainer));
     const again = await rehearsal.start('run', { name: 'stand-in' });
     await again.trainingPast(await again.step());
