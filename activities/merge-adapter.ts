@@ -38,8 +38,10 @@ export async function mergeAdapter(
   const { run, runName, signal } = context;
   const base = String(config.train.model_name_or_path);
   const args = [
-    ...[base, training.adapter, run.merged, '--dtype', environment.precision],
-    ...['--owner', runName, '--expect-base-digest', training.baseDigest, ...(config.merge.clamp ? ['--clamp'] : [])],
+    ...(training.isWholeModel ? [training.adapter, 'none'] : [base, training.adapter]),
+    ...[run.merged, '--dtype', environment.precision],
+    ...(training.isWholeModel ? [] : ['--expect-base-digest', training.baseDigest]),
+    ...['--owner', runName, ...(config.merge.clamp ? ['--clamp'] : [])],
   ];
   const inputs = {
     base: training.baseDigest,

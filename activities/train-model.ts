@@ -27,9 +27,11 @@ export interface TrainModelInput {
 }
 
 export interface TrainModelResult extends StageResult {
-  /** Folder of the trained adapter. */
+  /** Folder of the trained adapter, or of the whole model after full fine-tuning. */
   adapter: string;
-  /** sha256 of its weights. */
+  /** Whether `adapter` holds a whole model (`finetuning_type: full` or `freeze`). */
+  isWholeModel: boolean;
+  /** Stands for its weights. */
   adapterDigest: string;
   /** Stands for the base's weights and config; the merge wants the same base. */
   baseDigest: string;
@@ -45,7 +47,6 @@ export interface TrainModelResult extends StageResult {
   cut: BatchCut;
 }
 
-const adapterFiles = ['adapter_config.json', 'adapter_model.safetensors'];
 const STOP_GRACE_MS = 10_000;
 const PAUSE_GRACE_MS = 120_000;
 const POLL_MS = 100;
@@ -55,9 +56,7 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
   const { environment, dataset } = input;
   const { run, signal } = context;
   const base = String(environment.training.model_name_or_path);
-  const { baseDigest } = await runPython<{ baseDigest: string }>('trainer/base_digest.py', [base], {
-    cancelSignal: signal,
-  });
+  const { baseDigest } = await digestOfBase(base, signal);
   const inputs = {
     options: withoutRunPaths(environment.training),
     dataset: dataset.digest,
@@ -69,7 +68,7 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
       folder: run.stages,
       stage: 'trainModel',
       inputs,
-      outputs: ({ adapter }) => adapterFiles.map((name) => join(adapter, name)),
+      outputs: ({ adapter, isWholeModel }) => trainedFiles(isWholeModel).map((name) => join(adapter, name)),
     },
     () => trainToTheEnd(input, digestOfValue(inputs), baseDigest, context),
   );
@@ -107,7 +106,11 @@ async function trainToTheEnd(
     if (end.kind === 'finished') {
       await rm(run.stopRequest, { force: true });
       await rememberCut(settings.home, environment.gpus, environment.training, cut);
-      return summarize(run, end.event, baseDigest, cut);
+      return summarize(run, end.event, {
+        baseDigest,
+        cut,
+        isWholeModel: (environment.training.finetuning_type ?? 'lora') !== 'lora',
+      });
     }
     if (!(await TrainingLedger.isOwner(run, owner)))
       throw new TemperError('TrainerError', 'Another attempt has taken this training over.');
@@ -118,6 +121,16 @@ async function trainToTheEnd(
     });
     cut = next;
   }
+}
+
+/** The files without which what was trained is not there. */
+function trainedFiles(isWholeModel: boolean): string[] {
+  return isWholeModel ? ['config.json'] : ['adapter_config.json', 'adapter_model.safetensors'];
+}
+
+/** What stands for a model folder's weights. */
+async function digestOfBase(folder: string, cancelSignal?: AbortSignal): Promise<{ baseDigest: string }> {
+  return runPython('trainer/base_digest.py', [folder], { cancelSignal });
 }
 
 /** A step is overdue after 20 times the trainer's own pace, but not before two minutes; loading and saving have half an hour. */
@@ -220,19 +233,21 @@ function describeEnd(end: Exclude<TrainingEnd, { kind: 'finished' }>): { name: T
 async function summarize(
   run: RunDirectory,
   event: Extract<TrainingEnd, { kind: 'finished' }>['event'],
-  baseDigest: string,
-  cut: BatchCut,
+  { baseDigest, cut, isWholeModel }: Pick<TrainModelResult, 'baseDigest' | 'cut' | 'isWholeModel'>,
 ): Promise<TrainModelResult> {
   const events = await readEvents(run.events);
   const losses = lossCurve(events).flatMap(({ loss }) => (loss === null ? [] : [loss]));
   const last = losses.slice(-10);
   const finalLoss = last.length === 0 ? null : last.reduce((sum, loss) => sum + loss, 0) / last.length;
   const resumes = events.filter((each) => each.type === 'started' && each.resumedFrom !== null).length;
-  const adapterDigest = await digestOfFile(join(event.adapter, 'adapter_model.safetensors'));
+  const adapterDigest = isWholeModel
+    ? (await digestOfBase(event.adapter)).baseDigest
+    : await digestOfFile(join(event.adapter, 'adapter_model.safetensors'));
   const loss = finalLoss === null ? '' : `, loss ${finalLoss.toPrecision(3)}`;
   const resumed = resumes === 0 ? '' : `, resumed ${resumes} ×`;
   return {
     adapter: event.adapter,
+    isWholeModel,
     adapterDigest,
     baseDigest,
     steps: event.atStep,

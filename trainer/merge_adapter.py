@@ -5,7 +5,8 @@
 
 One pass over the base's weight files, in fp32 arithmetic, rounded once, in the memory of a few blocks whatever the
 model's size. Every adapter tensor must be used exactly once. Shards appear whole; run again after a crash, it goes on
-after the last one that is finished. OUT/merge.json says what went in, what came out and what rounding did.
+after the last one that is finished. OUT/merge.json says what went in, what came out and what rounding did. With
+`none` for ADAPTER, BASE (a model that was trained as a whole) is only brought to the type.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from merge.safetensors_file import INDEX_NAME, make_header, read_folder
 from protocol import Protocol, TemperError, run
 
 TARGETS = {"fp16": "F16", "bf16": "BF16", "base": None}
+NO_ADAPTER = Path("none")
 COUNTED = ("overflow", "underflow", "subnormal", "nonFinite", "changed")
 
 
@@ -48,7 +50,7 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
     target = TARGETS[options.dtype]
     config = read_config(options.base)
     files = read_folder(options.base)
-    adapter = read_adapter(options.adapter)
+    adapter = None if options.adapter == NO_ADAPTER else read_adapter(options.adapter)
     tensors, untied = plan_tensors(files, adapter, config)
     digest = base_digest(files)
     if options.expect_base_digest not in (None, digest):
@@ -59,7 +61,8 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
         )
     content = serving_files(options.base, target or _main_dtype(tensors), untied)
     require_space(options.out, sum(_file_size(group, target) for group in tensors))
-    inputs = {"format": 1, "base": digest, "adapter": adapter.digest, "dtype": options.dtype, "clamp": options.clamp}
+    changed_by = adapter.digest if adapter else None
+    inputs = {"format": 1, "base": digest, "adapter": changed_by, "dtype": options.dtype, "clamp": options.clamp}
 
     # Only now torch, whose import takes longer than all the checks above.
     device = choose_device(options.device)
@@ -97,7 +100,7 @@ def merge(options: Options, protocol: Protocol) -> dict[str, Any]:
             "device": str(device),
             "untied": untied,
             "baseDigest": digest,
-            "adapterDigest": adapter.digest,
+            "adapterDigest": changed_by,
             "mergeDigest": folder.digest(),
             "seconds": round(time.monotonic() - started, 3),
             "peakRssBytes": peak_rss_bytes(),

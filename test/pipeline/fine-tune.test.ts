@@ -27,7 +27,7 @@ import { tensorTypes } from '../support/safetensors.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
 
 // The whole pipeline on the real LLaMA-Factory: one run of the demo's config, looked at from all sides.
-jest.setTimeout(600_000);
+jest.setTimeout(1_200_000);
 
 let env: TestWorkflowEnvironment;
 let settings: HostSettings;
@@ -42,7 +42,7 @@ beforeAll(async () => {
   handle = await start('whole', await demoConfig());
   result = await withWorkers(env, createActivities(settings), () => handle.result());
   run = runDirectory(home, 'whole');
-}, 600_000);
+}, 1_200_000);
 
 afterAll(async () => {
   for (const deployment of await listDeployments(settings.home)) await stopDeployment(settings.home, deployment);
@@ -143,6 +143,23 @@ test('a second start under the same name does nothing again and ends the same', 
   expect(await digestOfFile(run.mergeAudit)).toBe(mergedBefore);
   expect((await listDeployments(settings.home))[0]).toEqual(servedBefore);
   expect(isAlive(servedBefore?.api ?? { pid: 0, startTime: 0, bootId: '' })).toBe(true);
+});
+
+test('full fine-tuning goes the same way, its whole model brought to fp16', async () => {
+  const config = await demoConfig();
+  const { lora_target: _target, lora_rank: _rank, lora_alpha: _alpha, ...train } = config.train;
+  const full = { ...train, finetuning_type: 'full', max_steps: 4, save_steps: 2, learning_rate: 1e-4 };
+  const whole = await start('full', {
+    ...config,
+    train: full,
+    deploy: { enabled: false },
+    evaluate: { enabled: false },
+  });
+  const ended = await withWorkers(env, createActivities(settings), () => whole.result());
+  expect(ended).toMatchObject({ outcome: 'finished', apiUrl: null });
+  const { merged } = runDirectory(settings.home, 'full');
+  expect(new Set(Object.values(await tensorTypes(join(merged, 'model.safetensors'))))).toEqual(new Set(['F16']));
+  expect(existsSync(join(merged, 'preprocessor_config.json'))).toBe(true);
 });
 
 test('a config with a misspelled option fails once, by name, with the right key, before anything runs', async () => {

@@ -15,7 +15,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVING = REPOSITORY / "serving"
-START_TIMEOUT_SECONDS = 120
+START_TIMEOUT_SECONDS = 300
 KEY = "a-key-for-tests"
 QUESTION = "Read the text in the image."
 

@@ -36,6 +36,7 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
     }),
     trainModel: async () => ({
       adapter: '/adapter',
+      isWholeModel: false,
       adapterDigest: 'adapter',
       baseDigest: 'base',
       steps: 5,
