@@ -15,6 +15,7 @@ import re
 import struct
 import sys
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -75,7 +76,7 @@ def verify(checkpoint: Path) -> Verdict:
     return Verdict(checkpoint.name, step, reason is None, "marker" if marked else "structure", reason, size_bytes)
 
 
-def newest_verified(output_dir: Path, on_damaged: Any = None) -> Path | None:
+def newest_verified(output_dir: Path, on_damaged: Callable[[Verdict, Path], None] | None = None) -> Path | None:
     """The newest checkpoint that verifies, or None; damaged ones newer than it are set aside.
 
     Calls on_damaged(verdict, moved_to) for each of those.
