@@ -23,7 +23,7 @@ from merge.machine import choose_device, peak_rss_bytes, require_space
 from merge.model_files import config_levels, read_config, serving_files, set_config
 from merge.output_folder import OutputFolder, digest_of, index_file
 from merge.safetensors_file import FLOATS, INDEX_NAME, SafetensorsFile, read_folder
-from protocol import Protocol, TemperError, run, write_whole
+from protocol import Protocol, TemperError, run, sync_folder, write_whole
 
 RECORD_NAME = "fp16.json"
 
@@ -112,6 +112,7 @@ def _in_place(options: Options, files: list[SafetensorsFile], protocol: Protocol
         else:
             require_space(folder, shard.size)
             counts += converter.write(shard, folder)["tensors"].values()
+            sync_folder(folder)
     changed = []
     if options.in_place:
         contents = serving_files(folder, "F16", untied=False)

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from base_digest import base_digest
+from killed_merge import Silent, merge_silently
 from merge.safetensors_file import read_folder
 from merge_adapter import Options, merge
 from protocol import TemperError
@@ -40,13 +41,6 @@ LLAMA_FACTORY_NAMES = [
     for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                  "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 ]  # fmt: skip
-
-
-class Silent:
-    """Stands for the protocol where nobody listens."""
-
-    def progress(self, *_: Any) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ TIED_CASES = [
 ]
 named = pytest.mark.parametrize
 # The bench kills the command twenty times, on a model of gigabytes.
-KILLS = 4
+KILLS = 6
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +225,14 @@ def test_a_single_file_base_gives_a_single_file(bases: Any, tmp_path: Path) -> N
     make_adapter(base, tmp_path / "adapter", PLAIN)
     run_merge(base, tmp_path / "adapter", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
+
+
+def test_without_an_adapter_a_model_is_only_brought_to_the_type(bases: Any, tmp_path: Path) -> None:
+    result = run_merge(bases(), Path("none"), tmp_path / "out")
+    assert (result["merged"], result["changed"]) == (0, 0) and "adapterDigest" in result
+    old, new = merged_tensors(bases()), merged_tensors(tmp_path / "out")
+    assert old.keys() == new.keys()
+    assert all(torch.equal(tensor, old[name].half()) for name, tensor in new.items())
 
 
 def test_older_names_of_the_same_tensors_match(simple: tuple[Path, Path], tmp_path: Path) -> None:
@@ -532,25 +534,20 @@ def test_two_merges_never_write_one_folder_at_a_time(simple: tuple[Path, Path], 
     run_merge(*simple, tmp_path / "out")
 
 
-def merge_in_child(base: Path, adapter: Path, out: Path) -> None:
-    """Runs in a process that a test kills."""
-    merge(Options(base, adapter, out), Silent())
-
-
 def test_killed_at_random_moments_the_folder_comes_out_byte_identical(bases: Any, tmp_path: Path) -> None:
-    base = save_random_model(tmp_path / "base", shard="20KB", processor=True)
+    base = save_random_model(tmp_path / "base", shard="60KB", processor=True)
     make_adapter(base, tmp_path / "adapter", PLAIN)
     started = time.monotonic()
     run_merge(base, tmp_path / "adapter", tmp_path / "whole")
     undisturbed = time.monotonic() - started
     whole = content(tmp_path / "whole")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["merge_adapter", "merge.convert"])
+    context.set_forkserver_preload(["killed_merge", "merge.convert"])
     dice = random.Random(5)
     out = tmp_path / "out"
     kills = 0
     while kills < KILLS:
-        child = context.Process(target=merge_in_child, args=(base, tmp_path / "adapter", out))
+        child = context.Process(target=merge_silently, args=(base, tmp_path / "adapter", out))
         child.start()
         deadline = time.monotonic() + 30
         while not out.exists() and time.monotonic() < deadline:

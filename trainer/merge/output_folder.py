@@ -68,8 +68,7 @@ class OutputFolder:
         path = self.path / name
         self._put[name] = content
         if not path.is_file() or path.is_symlink() or path.read_bytes() != content:
-            path.unlink(missing_ok=True)
-            write_whole(path, content)
+            _replace(path, content)
         path.chmod(0o644)
 
     def digest(self) -> str:
@@ -127,6 +126,16 @@ class OutputFolder:
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole; its name becomes durable with the next state or record, which syncs the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def index_file(shards: Iterable[Any]) -> bytes:

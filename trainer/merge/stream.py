@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from protocol import TemperError, sync_folder
+from protocol import TemperError
 
 WRITE_BYTES = 8 * 1024 * 1024
 ALIGNMENT = 4096
@@ -94,7 +94,7 @@ class ShardWriter:
                 self._send()
 
     def finish(self) -> str:
-        """Make the file durable under its own name; returns the hex sha256 of its content."""
+        """Make the content durable; its new name is with the next sync of the folder. Returns the hex sha256."""
         if self._filled:
             self._send()
         while self._busy:
@@ -107,7 +107,6 @@ class ShardWriter:
         os.close(self._file)
         self._file = -1
         os.replace(self._temporary, self.path)
-        sync_folder(self.path.parent)
         return self._digest.hexdigest()
 
     def _send(self) -> None:
