@@ -22,6 +22,7 @@ test.concurrent('a training ends in an adapter with its digest, its figures and 
   expect(await result).toEqual({
     adapter: run.trainOutput,
     adapterDigest: expect.stringMatching(/^[0-9a-f]{64}$/),
+    isWholeModel: false,
     baseDigest: expect.stringMatching(/^[0-9a-f]{64}$/),
     steps: 4,
     maxSteps: 4,
