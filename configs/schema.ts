@@ -55,9 +55,9 @@ const deploy = z.strictObject({
       "Name of the deployment and of the served model; a later run of the same name takes its place. Default: the config's name",
     ),
   runtime: z
-    .enum(['process', 'docker'])
+    .enum(['process'])
     .default('process')
-    .describe('process: on this host as it is; docker: a container'),
+    .describe('process: on this host, outliving the worker; containers do not exist yet'),
   host: z
     .string()
     .regex(/^[A-Za-z0-9.:-]+$/, 'takes an address such as 127.0.0.1')

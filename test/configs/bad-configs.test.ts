@@ -132,7 +132,7 @@ test.each<[string, object, string]>([
   ['deploy.apiKeyEnv', { deploy: { host: '0.0.0.0' } }, 'wants a key'],
   ['deploy.apiKeyEnv', { deploy: { apiKeyEnv: 'sk-12345' } }, 'and never the key itself'],
   ['deploy.name', { deploy: { name: '../x' } }, 'lower-case letters, digits and -'],
-  ['deploy.runtime', { deploy: { runtime: 'dokcer' } }, 'did you mean docker?'],
+  ['deploy.runtime', { deploy: { runtime: 'docker' } }, 'is not process'],
   ['precision', { precision: 'float16' }, 'is not one of auto, fp16, bf16'],
   ['heldOut.fraction', { heldOut: { fraction: 0.9 } }, 'at most 0.5'],
   ['dataset.onBadRow', { dataset: { onBadRow: 'skip' } }, 'is not one of fail, drop'],
