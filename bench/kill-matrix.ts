@@ -229,7 +229,7 @@ async function main(): Promise<void> {
   });
   const chosen = deaths.filter(({ key }) => values.rows === undefined || values.rows.split(',').includes(key));
   for (const name of ['SIGINT', 'SIGTERM'] as const)
-    process.once(name, () => void closeAll().then(() => process.exit(1)));
+    process.once(name, () => void clearAllAway().then(() => process.exit(1)));
   const began = Date.now();
   try {
     const outcomes = await strikeAll(chosen, Number(values.times), Number(values.lanes));
@@ -237,7 +237,7 @@ async function main(): Promise<void> {
     say(`took ${Math.round((Date.now() - began) / 60_000)} min`);
     for (const [key, { failures }] of outcomes) for (const failure of failures) say(`${key} failed: ${failure}`);
   } finally {
-    await closeAll();
+    await clearAllAway();
   }
 }
 
@@ -281,8 +281,8 @@ async function openRehearsal(): Promise<Rehearsal> {
   return rehearsal;
 }
 
-async function closeAll(): Promise<void> {
-  for (const rehearsal of open) await rehearsal.close();
+async function clearAllAway(): Promise<void> {
+  await Promise.all([...open].map((rehearsal) => rehearsal.clearAway()));
 }
 
 function stepsOf({ steps }: Death): number {

@@ -133,8 +133,14 @@ export class Rehearsal {
     return done.stdout;
   }
 
-  /** End every process of the rehearsal and remove its home. */
+  /** End the rehearsal; nobody may wait for anything of it any more. */
   async close(): Promise<void> {
+    await this.clearAway();
+    await this.client.connection.close().catch(() => {});
+  }
+
+  /** End every process of the rehearsal and remove its home. */
+  async clearAway(): Promise<void> {
     for (const count of this.#counts) count.stop();
     await kill(this.#worker, 'SIGKILL');
     for (const name of await readdir(join(this.home, 'runs')).catch(() => [])) {
@@ -142,7 +148,6 @@ export class Rehearsal {
       if (trainer !== undefined) await stopTrainer(trainer, 0);
     }
     await kill(this.#server, 'SIGKILL');
-    await this.client.connection.close().catch(() => {});
     await rm(this.home, { recursive: true, force: true, maxRetries: 5 });
   }
 }
