@@ -34,6 +34,8 @@ def main(protocol: Protocol) -> dict[str, Any]:
         video_fps=arguments.video_fps,
         video_maxlen=arguments.video_maxlen,
         default_system=arguments.default_system,
+        max_samples=arguments.max_samples,
+        preprocessing_batch_size=arguments.preprocessing_batch_size,
         preprocessing_num_workers=max(1, arguments.preprocessing_num_workers),
         seed=arguments.seed,
         held_out_fraction=arguments.held_out_fraction,
@@ -79,7 +81,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--video-fps", type=float, default=2.0)
     parser.add_argument("--video-maxlen", type=int, default=128)
     parser.add_argument("--default-system", help="system prompt of rows that have none")
+    parser.add_argument("--max-samples", type=int, help="take only the first rows of each dataset")
     parser.add_argument("--preprocessing-num-workers", type=int, default=1)
+    parser.add_argument("--preprocessing-batch-size", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=42, help="draws num_samples as LLaMA-Factory with this seed does")
     parser.add_argument("--held-out-fraction", type=_fraction, default=0.1)
     parser.add_argument("--on-bad-row", choices=("fail", "drop"), default="fail")

@@ -32,6 +32,8 @@ class Case:
     entry: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
     cutoff_len: int = 2048
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the training YAML."""
     whole: bool = False
     """LLaMA-Factory must be asked about the dataset as a whole: rows alone do not show the fault."""
 
@@ -884,6 +886,18 @@ CASES: list[Case] = [
         {"tools": "tools"},
         whole=True,
     ),
+    Case("late-pictures-in-small-batches", [TEXT] * 20 + [OK], whole=True, options={"preprocessing_batch_size": 10}),
+    Case(
+        "late-pictures-for-the-second-worker",
+        [OK] + [TEXT] * 4000 + [OK],
+        whole=True,
+        options={"preprocessing_num_workers": 2},
+    ),
+    Case("null-images-for-10-MB", [{**TEXT, "images": None, "meta": "x" * 100_000}] * 110 + [OK], "data.jsonl"),
+    Case("no-images-for-10-MB", [row("t", images=None, meta="x" * 100_000)] * 110 + [OK], "data.jsonl"),
+    Case("another-type-after-10-MB", [{**OK, "meta": "x" * 100_000}] * 110 + [{**OK, "meta": [1]}], "data.jsonl"),
+    Case("a-number-after-10-MB", [{**OK, "meta": "x" * 100_000}] * 110 + [{**OK, "meta": 1}], "data.jsonl"),
+    Case("max-samples", [TEXT, OK, said(("user", "q")), OK], options={"max_samples": 2}),
     # Pictures
     *[
         with_picture(f"picture-{kind.lower()}", picture(kind), f"p.{kind.lower()}")

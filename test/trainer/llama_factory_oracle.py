@@ -78,12 +78,10 @@ class Oracle:
             processor=self._processor,
         )
 
-    def ask(self, dataset_dir: Path, name: str, cutoff_len: int = 2048, media_dir: Path | None = None) -> Outcome:
+    def ask(self, dataset_dir: Path, name: str, cutoff_len: int = 2048, **options: Any) -> Outcome:
         """The fate of every row of dataset `name` in `dataset_dir`."""
         with _quiet(), self._fresh_cache():
-            self._data_args.dataset_dir = str(dataset_dir)
-            self._data_args.media_dir = str(media_dir or dataset_dir)
-            self._data_args.cutoff_len = cutoff_len
+            self._set(dataset_dir, cutoff_len, options)
             try:
                 (attributes,) = get_dataset_list([name], str(dataset_dir))
                 if attributes.ranking:
@@ -98,11 +96,10 @@ class Oracle:
                 return Outcome(error=_describe(error))
             return Outcome(rows=[self._ask_row(converter, dataset, index) for index in range(len(dataset))])
 
-    def ask_whole(self, dataset_dir: Path, name: str, cutoff_len: int = 2048) -> str | int:
+    def ask_whole(self, dataset_dir: Path, name: str, cutoff_len: int = 2048, **options: Any) -> str | int:
         """What the data path says to the dataset as a whole: the error, or the number of rows that are trained on."""
         with _quiet(), self._fresh_cache():
-            self._data_args.dataset_dir = self._data_args.media_dir = str(dataset_dir)
-            self._data_args.cutoff_len = cutoff_len
+            self._set(dataset_dir, cutoff_len, options)
             self._data_args.dataset = name.split(",")
             try:
                 module = loader.get_dataset(
@@ -112,6 +109,13 @@ class Oracle:
                 return len(module["train_dataset"])
             except Exception as error:
                 return _describe(error)
+
+    def _set(self, dataset_dir: Path, cutoff_len: int, options: dict[str, Any]) -> None:
+        defaults = {"max_samples": None, "preprocessing_num_workers": None, "preprocessing_batch_size": 1000}
+        self._data_args.dataset_dir = self._data_args.media_dir = str(dataset_dir)
+        self._data_args.cutoff_len = cutoff_len
+        for name, value in (defaults | options).items():
+            setattr(self._data_args, name, value)
 
     def _ask_row(self, converter: Any, dataset: Any, index: int) -> RowOutcome:
         processor = SupervisedDatasetProcessor(self._template, self._tokenizer, self._processor, self._data_args)

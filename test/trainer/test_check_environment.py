@@ -162,7 +162,7 @@ def test_optional_packages_are_asked_for_only_when_the_config_needs_them(
             "fp16: true",
         ),
         (
-            "The 'deepspeed' distribution was not found and is required by this application. To fix: …",
+            "The 'deepspeed>=0.9.3' distribution was not found and is required by this application. To fix: …",
             {"deepspeed": "ds.json"},
             "deepspeed needs the package deepspeed",
             "or remove the option",

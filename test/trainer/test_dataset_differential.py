@@ -44,7 +44,8 @@ class Ours:
 
 def judge(case: Case, folder: Path, out: Path, media_dir: Path | None = None) -> Ours:
     """Ask our judge; an error on purpose counts as none, and its row as one that trains."""
-    settings = Settings(folder, ["x"], out, model=BASE, cutoff_len=case.cutoff_len, processes=1, held_out_fraction=0)
+    settings = Settings(folder, ["x"], out, model=BASE, cutoff_len=case.cutoff_len, processes=1, **case.options)
+    settings.held_out_fraction = 0
     try:
         result = Judge(settings, lambda *_: None).run()
     except TemperError as error:
@@ -88,11 +89,11 @@ def test_our_verdict_is_llama_factorys(case: Case, oracle: Oracle, tmp_path: Pat
     ours = judge(case, folder, tmp_path / "out")
     with mock.patch("os.listdir", lambda path, listdir=os.listdir: sorted(listdir(path))):
         if case.whole:
-            theirs = oracle.ask_whole(folder, "x", case.cutoff_len)
+            theirs = oracle.ask_whole(folder, "x", case.cutoff_len, **case.options)
             expected = {DIES} if isinstance(theirs, str) else set()
             assert ours.whole | set().union(*ours.rows.values()) == expected, f"{theirs}{ours.text}"
             return
-        outcome = oracle.ask(folder, "x", case.cutoff_len)
+        outcome = oracle.ask(folder, "x", case.cutoff_len, **case.options)
     if outcome.error:
         assert DIES in ours.whole | set().union(*ours.rows.values()), f"LLaMA-Factory: {outcome.error}{ours.text}"
         return
@@ -114,7 +115,7 @@ def test_our_verdict_is_llama_factorys(case: Case, oracle: Oracle, tmp_path: Pat
 def test_what_we_keep_is_read_without_loss(case: Case, oracle: Oracle, tmp_path: Path) -> None:
     if case.name == "picture-up":
         next(other for other in CASES if other.name == "good").make(tmp_path)
-    settings = Settings(case.make(tmp_path), ["x"], tmp_path / "out", cutoff_len=case.cutoff_len, processes=1)
+    settings = Settings(case.make(tmp_path), ["x"], tmp_path / "out", cutoff_len=case.cutoff_len, **case.options)
     settings.model, settings.held_out_fraction, settings.on_bad_row, settings.max_drop_fraction = BASE, 0, "drop", 1
     try:
         result = Judge(settings, lambda *_: None).run()
@@ -122,7 +123,7 @@ def test_what_we_keep_is_read_without_loss(case: Case, oracle: Oracle, tmp_path:
         assert not (tmp_path / "out" / "dataset_info.json").exists()
         assert error.details["problemCount"] > 0
         return
-    assert oracle.ask_whole(tmp_path / "out", "train", case.cutoff_len) == result["trainRows"]
+    assert oracle.ask_whole(tmp_path / "out", "train", case.cutoff_len, **case.options) == result["trainRows"]
     if len(case.rows) < 500 and not result["tokens"]["cutRows"]:
         rows = oracle.ask(tmp_path / "out", "train", case.cutoff_len).rows
         assert {row.fate for row in rows} == {TRAINS}

@@ -63,8 +63,20 @@ class _Array:
 
     def batches(self) -> Iterator[Batch]:
         """The rows in order, a thousand at a time."""
-        rows = iter_array(self._path) if self._lenient is None else iter(self._lenient)
-        return batched(enumerate(rows), self._size, self._rows)
+        problems: list[Problem] = []
+        for batch in batched(enumerate(self._whole_rows(problems)), self._size, self._rows):
+            batch.problems += problems
+            problems.clear()
+            yield batch
+
+    def _whole_rows(self, problems: list[Problem]) -> Iterator[Any]:
+        rows = _items(self._path) if self._lenient is None else ((row, True) for row in self._lenient)
+        for index, (row, doubtful) in enumerate(rows):
+            whole = without_surrogates(row) if doubtful else row
+            if doubtful and whole != row:
+                what, fix = "a text holds half a surrogate pair, which is left out", "Write the whole character"
+                problems.append(Problem("surrogate", what, fix, "warning", "differs", row=index))
+            yield whole
 
     def _infer(self) -> None:
         settled: set[str] = set()
@@ -115,7 +127,7 @@ class _Array:
             except ValueError:
                 rows = None
             if isinstance(rows, list):
-                self._lenient = [without_surrogates(row) for row in rows]
+                self._lenient = rows
                 self.types, self.problems = {}, []
                 self._infer()
                 return
@@ -125,6 +137,11 @@ class _Array:
 
 def iter_array(path: str) -> Iterator[Any]:
     """The items of a JSON array, one after another, in bounded memory; raises JSONDecodeError or UnicodeDecodeError."""
+    return (without_surrogates(value) if doubtful else value for value, doubtful in _items(path))
+
+
+def _items(path: str) -> Iterator[tuple[Any, bool]]:
+    """Each item, and whether it may hold half a surrogate pair."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         text, position, line = file.read(_WINDOW), 0, 1
         ended = len(text) < _WINDOW
@@ -153,7 +170,7 @@ def iter_array(path: str) -> Iterator[Any]:
                 ended = True
                 error.lineno += line - 1
                 raise
-            yield without_surrogates(value) if _has_surrogate(text, position, end) else value
+            yield value, text.find("\\ud", position, end) >= 0 or text.find("\\uD", position, end) >= 0
             position = _SPACE.match(text, end).end()  # type: ignore[union-attr]
             if position >= len(text) and not ended:
                 more = file.read(_WINDOW)
@@ -175,10 +192,6 @@ def _syntax(message: str, text: str, position: int, line: int) -> json.JSONDecod
     error = json.JSONDecodeError(message, text, position)
     error.lineno += line - 1
     return error
-
-
-def _has_surrogate(text: str, start: int, end: int) -> bool:
-    return text.find("\\ud", start, end) >= 0 or text.find("\\uD", start, end) >= 0
 
 
 class _Lines:

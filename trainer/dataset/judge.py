@@ -1,7 +1,6 @@
 """The judgement of whole datasets, batch by batch, in bounded memory, and the splits that come of it."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from dataset.pictures import PICTURES
 from dataset.problems import Problem
 from dataset.report import LineFile, ProblemLog, TokenReport, result_of
 from dataset.rows import Row, check_media, check_text, clips_of
-from dataset.selection import NoSuchSplit, select, takes_all
+from dataset.selection import NoSuchSplit, Taken, select
 from dataset.settings import Settings
 from dataset.sources import Batch, Source, Unreadable, list_files, open_source
 from dataset.splits import HELD_OUT, TRAIN, Splits
@@ -46,7 +45,7 @@ class Judge:
         settings.out.mkdir(parents=True, exist_ok=True)
         self._log = ProblemLog(settings.out / "problems.jsonl", settings.drops)
         self._dropped = LineFile(settings.out / "dropped.jsonl")
-        self._splits = Splits(settings.out, settings.held_out_fraction)
+        self._splits = Splits(settings.out, settings.held_out_fraction, settings.preprocessing_batch_size)
         self._cache = open_cache(settings.cache_dir) if settings.cache_dir else None
         self._pool = Pool(settings.processes)
         self._pictures = FileJudge(PICTURES, self._pool, self._cache)
@@ -147,12 +146,12 @@ class Judge:
 
     def _judge_entry(self, entry: Entry, files: list[str]) -> None:
         before = self._rows, self._kept
-        late = LateColumns(_LATE)
+        late = LateColumns(_LATE, self._settings.preprocessing_batch_size)
         problems_before = self._log.errors
         taken = self._select(entry, files)
         if taken is not None:
-            for label, batch in self._batches(entry, files):
-                self._judge_batch(batch, label, entry, late, taken)
+            for label, first, batch in self._batches(entry, files):
+                self._judge_batch(batch, label, entry, late, [taken[first + index] for index, _ in batch.rows])
                 self._progress(self._bytes_done + batch.done_bytes, self._bytes_total, "bytes", f"{self._rows} rows")
         if entry.num_samples is None:
             self._check_late(entry, late)
@@ -162,19 +161,20 @@ class Judge:
             self._note([Problem("dataset-empty", what, fix)], dataset=entry.name)
         self._datasets.append({"name": entry.name, "rows": rows, "kept": self._kept - before[1], "files": len(files)})
 
-    def _select(self, entry: Entry, files: list[str]) -> Counter[int] | bool | None:
-        """The rows that are taken, by their number in the whole dataset; True for all; None when that is impossible."""
-        if takes_all(entry.split, entry.num_samples):
-            return True
-        rows = 0
-        for path in files:
-            try:
-                source = open_source(path)
-            except Unreadable:
-                return True
-            rows += sum(len(batch.rows) + batch.unreadable for batch in source.batches())
+    def _select(self, entry: Entry, files: list[str]) -> Taken | None:
+        """The rows that are taken; None, with a problem noted, when that is impossible."""
+
+        def count_rows() -> int:
+            rows = 0
+            for path in files:
+                try:
+                    rows += sum(len(batch.rows) + batch.unreadable for batch in open_source(path).batches())
+                except Unreadable:
+                    continue  # said when the rows are read
+            return rows
+
         try:
-            return select(entry.split, entry.num_samples, rows, self._random)
+            return select(entry.split, entry.num_samples, self._settings.max_samples, count_rows, self._random)
         except NoSuchSplit as error:
             problem = Problem("split-unknown", str(error), 'Write "split": "train", or leave it out', field="split")
             self._note([problem], "dataset_info.json", entry.name)
@@ -189,8 +189,12 @@ class Judge:
     def _random(self) -> Any:
         return self._random_state
 
-    def _batches(self, entry: Entry, files: list[str]) -> Iterator[tuple[str, Batch]]:
-        """All batches of the dataset with their file's label; problems of whole files are noted on the way."""
+    def _batches(self, entry: Entry, files: list[str]) -> Iterator[tuple[str, int, Batch]]:
+        """All batches of the dataset with their file's label and the number of rows in the files before it.
+
+        Problems of whole files are noted on the way.
+        """
+        rows_before = 0
         settled: dict[str, Type] | None = None
         for path in files:
             label = os.path.relpath(path, self._settings.dataset_dir)
@@ -209,12 +213,15 @@ class Judge:
             else:
                 self._note(_differences(settled, source.types, 0), label, entry.name)
             first = True
+            rows = 0
             for batch in source.batches():
                 if batch.types is not None and not first:
                     row = batch.rows[0][0] if batch.rows else 0
                     self._note(_differences(settled, batch.types, row), label, entry.name)
                 first = False
-                yield label, batch
+                rows += len(batch.rows) + batch.unreadable
+                yield label, rows_before, batch
+            rows_before += rows
             self._bytes_done += os.path.getsize(path)
 
     def _check_columns(self, source: Source, entry: Entry) -> list[Problem]:
@@ -228,15 +235,12 @@ class Judge:
                 problems.append(Problem("column-times", what, fix, effect=effect, field=column, healed=True))
         return problems
 
-    def _judge_batch(
-        self, batch: Batch, label: str, entry: Entry, late: LateColumns, taken: Counter[int] | bool
-    ) -> None:
+    def _judge_batch(self, batch: Batch, label: str, entry: Entry, late: LateColumns, taken: list[int]) -> None:
         self._note(batch.problems, label, entry.name)
         self._rows += batch.unreadable
         self._refused += batch.unreadable
         rows = []
-        for index, raw in batch.rows:
-            times = 1 if taken is True else taken[index]  # type: ignore[index]
+        for (index, raw), times in zip(batch.rows, taken, strict=True):
             rows += [Row(index, raw, again=copy > 0) for copy in range(times)]
         control = self._counter.special_tokens if self._counter else frozenset(CONTROL_TOKENS)
         for row in rows:
@@ -322,8 +326,9 @@ class Judge:
             if row is None:
                 continue
             column = entry.columns[name]
-            what = f"row {row} is the first with a value in {column!r} after a thousand rows or more without"
-            how = "it settles a column's type on the first 1000 rows"
+            block = min(1000, self._settings.preprocessing_batch_size)
+            what = f"row {row} is the first with a value in {column!r} after {block} rows or more without"
+            how = f"it settles a column's type on the first {block} rows"
             fix = f"Put a row with {name} first"
             problem = Problem("column-late", what, fix, how=how, field=column, healed=True)
             self._note([problem], dataset=entry.name)
@@ -376,6 +381,9 @@ class Judge:
             what = f"no row falls into the held-out split (heldOutFraction {fraction} of {self._kept} rows)"
             fix = "Raise heldOutFraction, or add rows, if the trained model is to be judged on unseen ones"
             self._note([Problem("split-no-held-out", what, fix, "warning", "trains")])
+        if len(self._splits.video_forms) > 1:
+            what = "some datasets give videos as files, others as lists of frames, and one column cannot hold both"
+            self._note([Problem("videos-mixed", what, "Train on them apart, or use one form for all")])
         if leaked := self._splits.leaked():
             what = f"{leaked} pictures stand in training rows and, beside a held-out one, in held-out rows"
             fix = "Give each picture rows of its own if the held-out score is to mean unseen pictures"

@@ -1,14 +1,14 @@
 """Columns whose first value comes so late that LLaMA-Factory has already settled on "nothing" for their type."""
 
 BLOCK = 1000
-"""Rows that datasets' writer takes the types from (`writer_batch_size` of Dataset.map)."""
+"""Rows that datasets' writer takes the types from at most (`writer_batch_size` of Dataset.map)."""
 
 
 class LateColumns:
-    """Watches rows in order; afterwards says where a column has its first value after a thousand rows without."""
+    """Watches rows in order; afterwards says where a column has its first value after a block of rows without."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, names: tuple[str, ...], batch_rows: int = BLOCK) -> None:
+        self._names, self._block = names, min(BLOCK, batch_rows)
         self._empty = dict.fromkeys(names, 0)
         self._late: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
         self.rows = 0
@@ -19,7 +19,7 @@ class LateColumns:
             if not has_value:
                 self._empty[name] += 1
                 continue
-            if self._empty[name] >= BLOCK:
+            if self._empty[name] >= self._block:
                 self._late[name].append((self.rows - self._empty[name], self.rows))
             self._empty[name] = 0
         self.rows += 1
@@ -30,7 +30,7 @@ class LateColumns:
         starts = [share * worker + min(worker, more) for worker in range(workers)] + [self.rows]
         for empty_from, value_at in self._late[name]:
             for start, end in zip(starts, starts[1:], strict=False):
-                if empty_from <= start and value_at - start >= BLOCK and value_at < end:
+                if empty_from <= start and value_at - start >= self._block and value_at < end:
                     return value_at
         return None
 

@@ -23,7 +23,9 @@ class Settings:
     video_fps: float = 2.0
     video_maxlen: int = 128
     default_system: str | None = None
+    max_samples: int | None = None
     preprocessing_num_workers: int = 1
+    preprocessing_batch_size: int = 1000
     seed: int = 42
     held_out_fraction: float = 0.1
     on_bad_row: str = "fail"

@@ -21,9 +21,9 @@ _SETTLED_BYTES = 8 << 20
 
 
 class _Split:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, batch_rows: int) -> None:
         self.file = LineFile(path)
-        self.late = LateColumns(("images", "videos"))
+        self.late = LateColumns(("images", "videos"), batch_rows)
         self.shows = bytearray()
         self.media: set[bytes] = set()
 
@@ -36,9 +36,11 @@ class _Split:
 class Splits:
     """Writes train.jsonl, held_out.jsonl and their dataset_info.json into a folder."""
 
-    def __init__(self, out: Path, held_out_fraction: float) -> None:
+    def __init__(self, out: Path, held_out_fraction: float, batch_rows: int) -> None:
         self._out, self._fraction = out, held_out_fraction
-        self._splits = {name: _Split(out / f"{name}.jsonl") for name in (TRAIN, HELD_OUT)}
+        self._splits = {name: _Split(out / f"{name}.jsonl", batch_rows) for name in (TRAIN, HELD_OUT)}
+        self.video_forms: set[type] = set()
+        """str for a file, list for frames: a column holds only one of them."""
         self._digest = hashlib.sha256()
         self._has = {"images": False, "videos": False, "tools": False}
 
@@ -55,6 +57,7 @@ class Splits:
         split.late.see((bool(images), bool(videos)))
         split.shows.append((_IMAGES if images else 0) | (_VIDEOS if videos else 0))
         split.media.update(bytes.fromhex(digest)[:12] for digest in digests)
+        self.video_forms.update(map(type, videos))
         for column in self._has:
             self._has[column] |= bool(row[column])
         self._digest.update(orjson.dumps([name, row["messages"], digests, len(videos), conversation.tools]))

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,7 +116,7 @@ def explain(error: dict[str, str], config: dict[str, Any], options: list[str]) -
         fix = "Set fp16: true instead, or use_cpu: true without a GPU"
         return f"{key}: this machine has no GPU with bfloat16 (compute capability 8.0 or higher)", fix
     if "not found and is required" in message:
-        package = message.split("'")[1] if "'" in message else "a package"
+        package = re.split(r"[<>=!~ ]", message.split("'")[1])[0] if "'" in message else "a package"
         wants = _mentioned(message, config) or [key for key in config if package.split("_")[0] in key]
         because = f"{wants[0]} needs the package {package}" if wants else f"the options need the package {package}"
         return because, f"uv pip install --python {sys.executable} {package}, or remove the option"
