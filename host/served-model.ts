@@ -5,7 +5,7 @@ import { checkout, trainerPython } from './checkout.ts';
 import { TemperError } from './errors.ts';
 import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
 import { readJson, writeJson } from './state-file.ts';
-import { lastLines, startDetached } from './subprocess.ts';
+import { lastLines, longRunningPython, startDetached } from './subprocess.ts';
 
 /** A process that serves something over HTTP and outlives the worker that started it. */
 export interface ServedProcess extends ProcessIdentity {
@@ -99,9 +99,12 @@ async function startServer(
   const processFile = join(options.folder, `${kind}.process.json`);
   await stopLeftover(processFile);
   await rm(readyFile, { force: true });
-  const pid = startDetached(trainerPython, [join(checkout, script), ...args, '--ready-file', readyFile], logFile, {
-    PYTHONUNBUFFERED: '1',
-  });
+  const pid = startDetached(
+    trainerPython,
+    [join(checkout, script), ...args, '--ready-file', readyFile],
+    logFile,
+    longRunningPython,
+  );
   const identity = identify(pid);
   if (identity === undefined) throw await neverReady(kind, logFile);
   await writeJson(processFile, identity);

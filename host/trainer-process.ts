@@ -5,7 +5,7 @@ import { TemperError } from './errors.ts';
 import { identify, isAlive, signal, stopTree, type ProcessIdentity } from './process-table.ts';
 import type { RunDirectory } from './run-directory.ts';
 import { readJson } from './state-file.ts';
-import { startDetached } from './subprocess.ts';
+import { longRunningPython, startDetached } from './subprocess.ts';
 
 /** `train/process.json`, as `trainer/keeper.py` writes it. */
 export interface TrainerProcess extends ProcessIdentity {
@@ -66,7 +66,7 @@ export async function startTrainer(
     ...['--grace', String(KEEPER_GRACE_SECONDS), '--lock-wait', String(LOCK_WAIT_SECONDS)],
     ...['--', ...options.argv],
   ];
-  const pid = startDetached(trainerPython, keeperArgs, run.trainerLog, { PYTHONUNBUFFERED: '1' });
+  const pid = startDetached(trainerPython, keeperArgs, run.trainerLog, longRunningPython);
   const keeper = identify(pid);
   for (;;) {
     const keeperIsAlive = keeper !== undefined && isAlive(keeper);
