@@ -4,9 +4,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +472,40 @@ def test_a_killed_validation_leaves_nothing_that_looks_finished(tmp_path: Path) 
     process.kill()
     process.wait()
     assert not [name for name in os.listdir(tmp_path / "out") if not name.startswith(".")]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_validation_leaves_no_process_behind(sent: signal.Signals, tmp_path: Path) -> None:
+    noise = Image.effect_noise((2000, 1500), 90)
+    noise.save(tmp_path / "0.png")
+    files = {f"{n}.png": lambda path: shutil.copy(tmp_path / "0.png", path) for n in range(200)}
+    folder = Case("x", [row(images=(name,)) for name in files], files=files).make(tmp_path)
+    command = [
+        sys.executable,
+        PROGRAM,
+        "--dataset-dir",
+        folder,
+        "--dataset",
+        "x",
+        "--out",
+        tmp_path / "out",
+        "--processes",
+        2,
+    ]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = wait_for(lambda: found if len(found := children.read_text().split()) == 2 else None)
+    process.send_signal(sent)
+    process.wait()
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    for _ in range(300):
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise TimeoutError
 
 
 def test_tokens_of_a_picture_follow_both_limits() -> None:

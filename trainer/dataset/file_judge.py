@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -50,13 +51,25 @@ class Pool:
         if len(paths) < _POOL_FROM or self.processes < 2:
             return map(function, paths)
         if self._executor is None:
-            self._executor = ProcessPoolExecutor(self.processes, mp_context=get_context("fork"))
+            self._executor = ProcessPoolExecutor(
+                self.processes, mp_context=get_context("fork"), initializer=_die_with, initargs=(os.getpid(),)
+            )
         return self._executor.map(function, paths, chunksize=max(1, min(16, len(paths) // (self.processes * 4))))
 
     def close(self) -> None:
         """End the processes."""
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, however that happens."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class FileJudge(Generic[V]):
