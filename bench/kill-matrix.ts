@@ -228,24 +228,32 @@ async function main(): Promise<void> {
     },
   });
   const chosen = deaths.filter(({ key }) => values.rows === undefined || values.rows.split(',').includes(key));
-  for (const name of ['SIGINT', 'SIGTERM'] as const)
-    process.once(name, () => void clearAllAway().then(() => process.exit(1)));
+  const outcomes = new Map(chosen.map(({ key }) => [key, emptyOutcome()]));
+  const tell = () => {
+    console.log(table(chosen, outcomes));
+    for (const [key, { failures }] of outcomes) for (const failure of failures) say(`${key} failed: ${failure}`);
+  };
+  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(name, () => {
+      say(`${name}: this is what was struck until now`);
+      tell();
+      void clearAllAway().then(() => process.exit(1));
+    });
+  }
   const began = Date.now();
   try {
-    const outcomes = await strikeAll(chosen, Number(values.times), Number(values.lanes));
-    console.log(table(chosen, outcomes));
+    await strikeAll(chosen, Number(values.times), Number(values.lanes), outcomes);
+    tell();
     say(`took ${Math.round((Date.now() - began) / 60_000)} min`);
-    for (const [key, { failures }] of outcomes) for (const failure of failures) say(`${key} failed: ${failure}`);
   } finally {
     await clearAllAway();
   }
 }
 
 /** Strike every death as often as asked for, in as many lanes at once, each with a server, a worker and a home of its own. */
-async function strikeAll(chosen: Death[], times: number, lanes: number): Promise<Map<string, Outcome>> {
+async function strikeAll(chosen: Death[], times: number, lanes: number, outcomes: Map<string, Outcome>): Promise<void> {
   const undisturbed = new Map<number, LossCurve>();
   for (const steps of new Set(chosen.map(stepsOf))) undisturbed.set(steps, await trainUndisturbed(steps));
-  const outcomes = new Map(chosen.map(({ key }) => [key, emptyOutcome()]));
   const left = new Map(chosen.map(({ key }) => [key, times]));
   const nextDeath = () => chosen.find(({ key }) => (left.get(key) ?? 0) > 0);
   let runs = 0;
@@ -272,7 +280,6 @@ async function strikeAll(chosen: Death[], times: number, lanes: number): Promise
     await rehearsal?.close();
   };
   await Promise.all(Array.from({ length: lanes }, lane));
-  return outcomes;
 }
 
 async function openRehearsal(): Promise<Rehearsal> {
