@@ -68,8 +68,9 @@ const deaths: Death[] = [
   {
     key: 'worker-sigkill',
     title: 'worker SIGKILL, then a new worker',
-    perRun: 3,
+    perRun: 1,
     steps: LONG_STEPS,
+    between: [0, 0.5],
     strike: async ({ rehearsal, run, trainer }) => {
       const { attempt } = await pendingOf(run);
       await rehearsal.killWorker('SIGKILL');
@@ -102,8 +103,9 @@ const deaths: Death[] = [
   {
     key: 'server-long',
     title: `server SIGKILL, back after ${LONG_OUTAGE_MS / 1000} s (heartbeat timeout 60 s)`,
-    perRun: 3,
+    perRun: 1,
     steps: LONG_STEPS,
+    between: [0, 0.5],
     strike: async ({ rehearsal, run, trainer }) => {
       const { attempt } = await pendingOf(run);
       await rehearsal.killServer();
@@ -199,7 +201,7 @@ const deaths: Death[] = [
   {
     key: 'start-to-close',
     title: 'start-to-close timeout',
-    perRun: 4,
+    perRun: 2,
     strike: async ({ run, trainer }) => {
       const { attempt } = await pendingOf(run);
       await run.activity('update-options', '--start-to-close-timeout', '10s');
@@ -265,8 +267,8 @@ async function strikeAll(chosen: Death[], times: number, lanes: number, outcomes
       const name = `${key}-${++runs}`;
       const count = Math.min(left.get(key) ?? 0, death.perRun);
       left.set(key, (left.get(key) ?? 0) - count);
+      rehearsal ??= await openRehearsal();
       try {
-        rehearsal ??= await openRehearsal();
         const curve = undisturbed.get(stepsOf(death)) ?? (new Map() as LossCurve);
         const struck = await strikeInOneRun(rehearsal, name, death, count, curve, outcome);
         left.set(key, (left.get(key) ?? 0) + count - struck); // the training was over before

@@ -60,16 +60,18 @@ export class Rehearsal {
     workerCommand: string[] = [join(checkout, 'cli/temper.mjs'), 'worker'],
     workerEnv: Record<string, string> = {},
   ): Promise<Rehearsal> {
-    const home = mkdtempSync(join(tmpdir(), 'temper-rehearsal-'));
-    const rehearsal = new Rehearsal(home, [await freePort(), await freePort()], workerCommand, workerEnv);
-    try {
-      await rehearsal.startServer();
-      await rehearsal.startWorker();
-    } catch (error) {
-      await rehearsal.close();
-      throw error;
+    for (let tries = 1; ; tries++) {
+      const home = mkdtempSync(join(tmpdir(), 'temper-rehearsal-'));
+      const rehearsal = new Rehearsal(home, [await freePort(), await freePort()], workerCommand, workerEnv);
+      try {
+        await rehearsal.startServer();
+        await rehearsal.startWorker();
+        return rehearsal;
+      } catch (error) {
+        await rehearsal.close();
+        if (tries === 3) throw error; // a port that was free may be taken by a rehearsal beside this one
+      }
     }
-    return rehearsal;
   }
 
   async startServer(): Promise<void> {
@@ -214,10 +216,10 @@ export class Run {
     };
   }
 
-  /** Whether an attempt from number `attempt` on follows the trainer with this pid. */
+  /** Whether an attempt from number `attempt` on has begun to follow the trainer with this pid. */
   async isFollowedBy(attempt: number, pid: number): Promise<boolean> {
     const pending = await this.pending();
-    return pending !== undefined && pending.attempt >= attempt && pending.heartbeat?.pid === pid;
+    return pending?.state === 'STARTED' && pending.attempt >= attempt && pending.heartbeat?.pid === pid;
   }
 
   async followedBy(attempt: number, pid: number, patienceMs = 120_000): Promise<void> {
