@@ -374,12 +374,15 @@ async function trainerPast(run: Run, step: number, steps: number): Promise<Train
 async function costOf(run: Run, before: TrainerProcess, seen: number, struckAt: number, ends: boolean): Promise<Cost> {
   const look = async () => {
     const events = await run.events();
-    const replaced = (await lastTrainer(run.directory))?.pid !== before.pid;
     const restart = events.findIndex((event, index) => index >= seen && event.type === 'started');
+    const over = restart < 0 && events.slice(seen).some(({ type }) => type === 'finished');
+    // Between a trainer's death and the next one's first word, the old one's last steps are no sign of going on; a trainer
+    // that is asked for a finished training's result makes no steps.
+    const replaced = !over && (await lastTrainer(run.directory))?.pid !== before.pid;
     const next = events.find(
       (event, index) => event.type === 'step' && (restart < 0 ? !replaced && event.time > struckAt : index > restart),
     );
-    return { events, restart, next, over: restart < 0 && events.slice(seen).some(({ type }) => type === 'finished') };
+    return { events, restart, next, over };
   };
   const { events, restart, next } = ends
     ? { ...(await look()), next: undefined }
