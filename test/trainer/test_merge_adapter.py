@@ -27,8 +27,8 @@ from transformers import (
 
 from base_digest import base_digest
 from killed_merge import Silent, merge_silently
-from merge.safetensors_file import read_folder
-from merge_adapter import Options, merge
+from merge.safetensors_file import INDEX_NAME, make_header, read_folder
+from merge_adapter import COUNTED, NO_ADAPTER, Options, merge
 from protocol import TemperError
 from random_qwen3_vl import save_random_model
 
@@ -162,6 +162,47 @@ def test_the_result_is_pefts_fp32_merge_rounded_once(case: Case, bases: Any, tmp
     assert different <= (values * 0.02 if kind == torch.float32 else values * 1e-4)
     assert result["tensors"] == len(ours) and result["merged"] > 0 and result["changed"] > 0
     assert result["overflow"] == result["nonFinite"] == 0
+
+
+def put_odd_tensor_first(base: Path) -> None:
+    """Give the first file a tensor of odd size, so that the values behind it straddle what is cut at even places."""
+    file = read_folder(base)[0]
+    rest = file.path.read_bytes()[len(file.header) :]
+    header, _ = make_header([("model.odd", "U8", (4099,)), *((t.name, t.dtype, t.shape) for t in file.tensors)])
+    file.path.write_bytes(header + b"7" * 4099 + rest)
+    index = json.loads((base / INDEX_NAME).read_text())
+    index["weight_map"]["model.odd"] = file.path.name
+    (base / INDEX_NAME).write_text(json.dumps(index))
+
+
+@named("lora", [PLAIN | {"r": 8}, PLAIN | {"use_dora": True}], ids=["LoRA", "DoRA"])
+def test_files_come_out_the_same_however_finely_the_work_is_cut(
+    lora: dict[str, Any], bases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(bases(), base)
+    put_odd_tensor_first(base)
+    make_adapter(bases(), tmp_path / "adapter", lora)
+    for name in ("whole", "cut"):
+        if name == "cut":
+            monkeypatch.setattr("merge.convert.PART_BYTES", 4096)
+            monkeypatch.setattr("merge.convert.BLOCK_VALUES", {"cpu": 300})
+        run_merge(base, tmp_path / "adapter", tmp_path / name)
+        run_merge(base, NO_ADAPTER, tmp_path / f"{name}-only-rounded")
+    for file in read_folder(tmp_path / "whole-only-rounded"):
+        assert (tmp_path / "cut-only-rounded" / file.path.name).read_bytes() == file.path.read_bytes()
+    record = {
+        name: json.loads((tmp_path / name / "merge.json").read_text())
+        for name in ("whole", "whole-only-rounded", "cut", "cut-only-rounded")
+    }
+    assert record["whole-only-rounded"]["shards"] == record["cut-only-rounded"]["shards"]
+    counts = [record["whole"], record["cut"]]
+    assert [abs(counts[0][key] - counts[1][key]) <= 3 for key in COUNTED] == [True] * len(COUNTED)
+    whole, cut = merged_tensors(tmp_path / "whole"), merged_tensors(tmp_path / "cut")
+    # A product of few rows may be summed in another order.
+    different = sum(int((whole[name] != cut[name]).sum()) for name in whole)
+    assert different <= 1e-4 * sum(tensor.numel() for tensor in whole.values())
+    assert all(torch.allclose(whole[name].float(), cut[name].float(), rtol=1e-3, atol=1e-7) for name in whole)
 
 
 @named("case", TIED_CASES, ids=lambda case: case.name)

@@ -1,12 +1,14 @@
 """The one pass over a model's tensors that merging, converting and checking share."""
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -14,12 +16,14 @@ import torch
 from merge.adapter import OutputTensor
 from merge.rounding import Counts, Factors, Rounder
 from merge.safetensors_file import FLOATS, ITEM_BYTES, StoredTensor, make_header
-from merge.stream import ShardWriter, in_order, read_into
+from merge.stream import PART_BYTES, ShardWriter, in_order, read_into
 from protocol import TemperError
 
-# A block fits a processor's cache, or is worth a GPU's trouble, and bounds the memory of a tensor of any size.
-BLOCK_VALUES = {"cpu": 1 << 18, "cuda": 1 << 22}
-MOST_THREADS = 8
+# A block is large beside the interpreter's share in it, and small beside the memory.
+BLOCK_VALUES = {"cpu": 1 << 20, "cuda": 1 << 22}
+MOST_THREADS = 12
+# While they wait for the disk, others compute.
+WAITING_THREADS = 2
 PROGRESS_SECONDS = 0.5
 
 ToProgress = Callable[[int, int, str, str | None], None]
@@ -37,17 +41,27 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Block:
-    """A part of a tensor small enough to work on: its bytes in an open file, and its place in the tensor."""
+class Piece:
+    """Consecutive values of one tensor: where they are read, and where in a part of the file they go."""
 
     tensor: OutputTensor
     kind: str
     factors: Factors | None
     descriptor: int
-    offset: int
-    size: int
-    first_row: int
+    first: int
+    values: int
+    at: int
     last: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an output file; the first one begins with `header`, or what fits of it."""
+
+    position: int
+    size: int
+    header: bytes
+    pieces: list[Piece]
 
 
 @dataclass
@@ -57,70 +71,124 @@ class Converter:
     rounder: Rounder
     total: int
     progress: ToProgress
-    threads: int = field(default_factory=lambda: min(MOST_THREADS, len(os.sched_getaffinity(0))))
+    threads: int = field(default_factory=lambda: min(MOST_THREADS, len(os.sched_getaffinity(0)) + WAITING_THREADS))
     done: int = 0
     _reported: float = field(default=0.0)
+    _buffers: "SimpleQueue[mmap.mmap]" = field(default_factory=SimpleQueue)
+
+    def __post_init__(self) -> None:
+        # As many as parts can be under way at once, so that none waits for one behind it.
+        for _ in range(self._ahead + 2):
+            self._buffers.put(mmap.mmap(-1, PART_BYTES))
 
     def write(self, shard: Shard, folder: Path) -> dict[str, Any]:
-        """Write one shard whole into the folder; returns its row: file, bytes, sha256 and the counts of each tensor."""
+        """Write one shard whole into the folder; returns its row: file, bytes, digest and the counts of each tensor."""
         with ShardWriter(folder / shard.name, shard.size) as writer:
-            writer.write(shard.header)
-            counts = self._pass(shard, writer.write)
+            counts = self._pass(shard, writer)
             digest = writer.finish()
         rows = {name: count.as_json() for name, count in counts.items()}
-        return {"file": shard.name, "bytes": shard.size, "sha256": digest, "tensors": rows}
+        return {"file": shard.name, "bytes": shard.size, "digest": digest, "tensors": rows}
 
     def check(self, shard: Shard) -> dict[str, Counts]:
         """Read one shard and count, without writing."""
-        return self._pass(shard, lambda _: None)
+        return self._pass(shard, None)
 
     def skip(self, shard: Shard) -> None:
         """Count a shard as done that an earlier attempt finished."""
         self._advance(shard.size, shard.name)
 
-    def _pass(self, shard: Shard, write: Callable[[memoryview], None]) -> dict[str, Counts]:
+    @property
+    def _ahead(self) -> int:
+        return self.threads + 2
+
+    def _pass(self, shard: Shard, writer: ShardWriter | None) -> dict[str, Counts]:
         counts = {tensor.name: Counts() for tensor in shard.tensors}
-        self._advance(len(shard.header), shard.name)
-        # Blocks, not the parts of one operation, are shared out over threads.
-        workers = ThreadPoolExecutor(self.threads, "block", torch.set_num_threads, (1,))
-        with ExitStack() as stack, workers as pool:
-            for block, (data, added) in in_order(pool, self._work, self._blocks(shard, stack), self.threads + 2):
-                counts[block.tensor.name].add(added)
-                if block.last:
-                    self._judge(block.tensor, counts[block.tensor.name], block.kind)
-                write(data)
-                self._advance(len(data), shard.name)
+
+        def work(part: Part) -> tuple[mmap.mmap, list[Counts]]:
+            buffer = self._buffers.get()
+            try:
+                return buffer, self._fill(part, buffer, writer)
+            except BaseException:
+                self._buffers.put(buffer)
+                raise
+
+        # Parts of the file, not of one operation, are shared out over threads.
+        pool = ThreadPoolExecutor(self.threads, "part", torch.set_num_threads, (1,))
+        with ExitStack() as stack, pool:
+            for part, (buffer, added) in in_order(pool, work, self._parts(shard, stack), self._ahead):
+                for piece, count in zip(part.pieces, added, strict=True):
+                    counts[piece.tensor.name].add(count)
+                    if piece.last:
+                        self._judge(piece.tensor, counts[piece.tensor.name], piece.kind)
+                self._buffers.put(buffer)
+                self._advance(part.size, shard.name)
         return counts
 
-    def _work(self, block: Block) -> tuple[memoryview, Counts]:
-        """Read, add and round one block, in a thread of the pool."""
-        raw = memoryview(bytearray(block.size))
-        read_into(block.descriptor, raw, block.offset)
-        if block.kind not in FLOATS:
-            return raw, Counts()
-        origin = block.tensor.origin
-        columns = _columns(block.tensor.source)
-        return self.rounder.round(raw, origin.dtype, block.kind, columns, block.factors, block.first_row)
+    def _fill(self, part: Part, buffer: mmap.mmap, writer: ShardWriter | None) -> list[Counts]:
+        """Compute one part into a buffer and write it, in a thread of the pool."""
+        buffer[: len(part.header)] = part.header
+        counts = [self._convert(piece, memoryview(buffer)) for piece in part.pieces]
+        if writer:
+            writer.put(buffer, part.size, part.position)
+        return counts
 
-    def _blocks(self, shard: Shard, stack: ExitStack) -> Iterator[Block]:
-        """Whole rows, as many as fit a block; a tensor that nothing but rounding happens to is cut anywhere."""
+    def _convert(self, piece: Piece, target: memoryview) -> Counts:
+        """Read, add and round a piece, in blocks of whole rows where the adapter adds to rows."""
+        origin = piece.tensor.origin
+        item, width = ITEM_BYTES[origin.dtype], ITEM_BYTES[piece.kind]
+        if piece.kind not in FLOATS:
+            size = piece.values * item
+            read_into(piece.descriptor, target[piece.at : piece.at + size], origin.offset + piece.first * item)
+            return Counts()
+        change = piece.tensor.change
+        columns = _columns(piece.tensor.source) if change and change.down else 1
+        rows = max(1, BLOCK_VALUES[self.rounder.device.type] // columns)
+        end = piece.first + piece.values
+        total = Counts()
+        for row in range(piece.first // columns, -(-end // columns), rows):
+            begin, stop = row * columns, min((row + rows) * columns, -(-end // columns) * columns)
+            raw = self.rounder.raw((stop - begin) * item)
+            read_into(piece.descriptor, raw, origin.offset + begin * item)
+            first, past = max(begin, piece.first), min(stop, end)
+            at = piece.at + (first - piece.first) * width
+            out = target[at : at + (past - first) * width]
+            total.add(
+                self.rounder.round(raw, origin.dtype, out, piece.kind, first - begin, columns, piece.factors, row)
+            )
+        return total
+
+    def _parts(self, shard: Shard, stack: ExitStack) -> Iterator[Part]:
+        """Cut a file into parts, and the tensors in it along with it, never through a value."""
+        pieces = self._whole_tensors(shard, stack)
+        left = next(pieces, None)
+        start = 0
+        while start < shard.size:
+            header = shard.header[start : start + PART_BYTES]
+            at = len(header)
+            taken = []
+            while left is not None and at < PART_BYTES:
+                width = ITEM_BYTES[left.kind]
+                count = min(left.values, (PART_BYTES - at) // width)
+                if count == 0 and left.values:
+                    break
+                taken.append(replace(left, values=count, at=at, last=count == left.values))
+                at += count * width
+                rest = replace(left, first=left.first + count, values=left.values - count)
+                left = rest if rest.values else next(pieces, None)
+            yield Part(start, at, header, taken)
+            start += at
+
+    def _whole_tensors(self, shard: Shard, stack: ExitStack) -> Iterator[Piece]:
+        """Each tensor as one piece, its file open and the adapter's share of it loaded."""
         descriptors: dict[Path, int] = {}
         for tensor, kind in zip(shard.tensors, shard.types, strict=True):
             source = tensor.origin
             if source.file not in descriptors:
                 descriptors[source.file] = os.open(source.file, os.O_RDONLY)
                 stack.callback(os.close, descriptors[source.file])
-            item = ITEM_BYTES[source.dtype]
             change = tensor.change
             factors = self.rounder.factors(change) if change and (change.down or change.added) else None
-            columns = _columns(source) if change and change.down else 1
-            total = source.elements // columns if source.elements else 0
-            rows = max(1, BLOCK_VALUES[self.rounder.device.type] // columns)
-            for first in range(0, total, rows):
-                size = min(rows, total - first) * columns * item
-                offset = source.offset + first * columns * item
-                last = first + rows >= total
-                yield Block(tensor, kind, factors, descriptors[source.file], offset, size, first, last)
+            yield Piece(tensor, kind, factors, descriptors[source.file], 0, source.elements, 0, last=True)
 
     def _judge(self, tensor: OutputTensor, counts: Counts, kind: str) -> None:
         if counts.non_finite:

@@ -8,7 +8,7 @@ from protocol import TemperError
 
 
 def choose_device(name: str) -> Any:
-    """The torch device; `auto` is the processor, which keeps up with a disk and starts at once."""
+    """The torch device; `auto` is the processor, which keeps up with a disk and which no GPU beat in bench/merge.py."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():

@@ -56,10 +56,10 @@ class OutputFolder:
         path = self.path / name
         if row is None or not path.is_file() or path.stat().st_size != row["bytes"]:
             return None
-        return row if file_digest(path) == row["sha256"] else None
+        return row if file_digest(path) == row["digest"] else None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Record a finished shard: `file`, `bytes`, `sha256` and more."""
+        """Record a finished shard: `file`, `bytes`, `digest` and more."""
         self.finished[row["file"]] = row
         self._save(self.identity)
 
@@ -73,7 +73,7 @@ class OutputFolder:
 
     def digest(self) -> str:
         """Hex sha256 over the names and digests of the finished shards and of all small files that were put."""
-        shards = {name: row["sha256"] for name, row in self.finished.items()}
+        shards = {name: row["digest"] for name, row in self.finished.items()}
         return digest_of(shards | {name: hashlib.sha256(content).hexdigest() for name, content in self._put.items()})
 
     def finish(self, record: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The arithmetic of a merge: fp32 throughout, rounded once, every value accounted for."""
 
+import mmap
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -99,20 +100,39 @@ class Rounder:
         flat = magnitude.reshape(-1) if magnitude is not None else None
         return Factors(change.scale, up, down, flat, added)
 
+    def raw(self, size: int) -> memoryview:
+        """Room for `size` bytes as they are stored, this thread's own until it asks again."""
+        raw = self._own.__dict__.get("raw")
+        if raw is None or len(raw) < size:
+            self._own.raw = raw = mmap.mmap(-1, size)
+        return memoryview(raw)[:size]
+
     def round(
-        self, raw: memoryview, source: str, target: str, columns: int, factors: Factors | None, first_row: int
-    ) -> tuple[memoryview, Counts]:
-        """The target-type bytes of one block of `source`-type values, and what rounding did to it."""
+        self,
+        raw: memoryview,
+        source: str,
+        out: memoryview,
+        target: str,
+        skip: int,
+        columns: int,
+        factors: Factors | None,
+        first_row: int,
+    ) -> Counts:
+        """Fill `out` with values of `raw` as target-type bytes, without the first `skip`; returns what rounding did.
+
+        `raw` is whole rows of `columns` values of type `source`, the first of them the tensor's row `first_row`.
+        """
         stored = torch.frombuffer(raw, dtype=TORCH_TYPES[source])
-        size = stored.numel()
-        values = self._buffer("values", torch.float32, size).copy_(stored)
+        result = torch.frombuffer(out, dtype=TORCH_TYPES[target])
+        wanted = slice(skip, skip + result.numel())
+        values = self._buffer("values", torch.float32, stored.numel()).copy_(stored)
         unchanged = None
         if factors is not None:
-            unchanged = self._buffer("unchanged", TORCH_TYPES[target], size).copy_(values)
-            factors.apply(values.view(-1, columns), first_row, self._buffer("scratch", torch.float32, size))
+            unchanged = self._buffer("unchanged", result.dtype, result.numel()).copy_(values[wanted])
+            factors.apply(values.view(-1, columns), first_row, self._buffer("scratch", torch.float32, values.numel()))
+        values = values[wanted]
         on_cpu = self.device.type == "cpu"
-        result = torch.empty(size, dtype=TORCH_TYPES[target])
-        rounded = (result if on_cpu else self._buffer("rounded", result.dtype, size)).copy_(values)
+        rounded = (result if on_cpu else self._buffer("rounded", result.dtype, result.numel())).copy_(values)
         if not on_cpu:
             result.copy_(rounded)
         bits = _bits(result, target)
@@ -124,7 +144,7 @@ class Rounder:
             counts.changed = int(np.count_nonzero(before != bits))
         if counts.non_finite:
             self._judge(values, result, target, counts)
-        return memoryview(bits).cast("B"), counts
+        return counts
 
     def _judge(self, values: torch.Tensor, result: torch.Tensor, target: str, counts: Counts) -> None:
         """Tell overflow from values that were not finite before; with `clamp` put overflow at the type's limit."""

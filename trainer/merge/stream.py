@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from protocol import TemperError
 
-WRITE_BYTES = 8 * 1024 * 1024
+# What is written and digested in one go; part of the digest's definition.
+PART_BYTES = 8 * 1024 * 1024
 ALIGNMENT = 4096
 
 
@@ -52,83 +53,36 @@ def read_into(descriptor: int, view: memoryview, offset: int) -> None:
 
 
 class ShardWriter:
-    """Writes one file in order, past the page cache where the disk allows, under a temporary name until it is whole.
+    """Writes one file, past the page cache where the disk allows, under a temporary name until it is whole.
 
-    Used as a context; `finish` syncs, renames and returns the sha256. Left without it, the temporary file is removed.
+    Threads `put` its parts where they belong, in any order. Used as a context; `finish` syncs, renames and returns the
+    digest, see `file_digest`. Left without it, the temporary file is removed.
     """
 
-    def __init__(self, path: Path, size: int, depth: int = 4) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.size = size
         self._temporary = path.with_name(f".{path.name}.partial")
-        self._digest = hashlib.sha256()
-        self._position = 0
-        self._filled = 0
-        self._free = [mmap.mmap(-1, WRITE_BYTES) for _ in range(depth)]
-        self._current = self._free.pop()
-        self._busy: deque[tuple[mmap.mmap, Future[None], Future[None]]] = deque()
+        self._parts: dict[int, tuple[int, bytes]] = {}
         self._temporary.unlink(missing_ok=True)
         self._file, self._direct = _open_for_writing(self._temporary)
-        self._hashing = ThreadPoolExecutor(1, "hash")
-        self._writing = ThreadPoolExecutor(2, "write")
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._hashing.shutdown(cancel_futures=True)
-        self._writing.shutdown(cancel_futures=True)
         if self._file >= 0:
             os.close(self._file)
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, data: memoryview | bytes) -> None:
-        """Append bytes; they are copied before this returns."""
-        view = memoryview(data)
-        while view:
-            count = min(len(view), WRITE_BYTES - self._filled)
-            self._current[self._filled : self._filled + count] = view[:count]
-            self._filled += count
-            view = view[count:]
-            if self._filled == WRITE_BYTES:
-                self._send()
-
-    def finish(self) -> str:
-        """Make the content durable; its new name is with the next sync of the folder. Returns the hex sha256."""
-        if self._filled:
-            self._send()
-        while self._busy:
-            self._reclaim()
-        if self._position != self.size:
-            raise TemperError("TrainerError", f"{self.path} came to {self._position} bytes instead of {self.size}")
-        os.ftruncate(self._file, self.size)
-        os.fchmod(self._file, 0o644)
-        os.fsync(self._file)
-        os.close(self._file)
-        self._file = -1
-        os.replace(self._temporary, self.path)
-        return self._digest.hexdigest()
-
-    def _send(self) -> None:
-        view = memoryview(self._current)[: self._filled]
+    def put(self, buffer: mmap.mmap, count: int, position: int) -> None:
+        """Write the first `count` bytes of a page-aligned buffer at `position`, which no other call writes to."""
+        self._parts[position] = count, hashlib.sha256(memoryview(buffer)[:count]).digest()
         # Direct writes must be whole blocks; the tail of the last one is cut off again in `finish`.
-        padded = -(-self._filled // ALIGNMENT) * ALIGNMENT if self._direct else self._filled
-        hashing = self._hashing.submit(self._digest.update, view)
-        writing = self._writing.submit(
-            _write, self._file, memoryview(self._current)[:padded], self._position, self._direct
-        )
-        self._busy.append((self._current, hashing, writing))
-        self._position += self._filled
-        self._filled = 0
-        if not self._free:
-            self._reclaim()
-        self._current = self._free.pop()
-
-    def _reclaim(self) -> None:
-        buffer, hashing, writing = self._busy.popleft()
-        hashing.result()
+        is_last = position + count == self.size
+        padded = -(-count // ALIGNMENT) * ALIGNMENT if self._direct and is_last else count
         try:
-            writing.result()
+            _write(self._file, memoryview(buffer)[:padded], position, self._direct)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -136,13 +90,42 @@ class ShardWriter:
             raise TemperError(
                 "DiskFullError", f"the disk of {place} is full: make room and start again, finished shards are kept"
             ) from error
-        self._free.append(buffer)
+
+    def finish(self) -> str:
+        """Make the content durable; its new name is with the next sync of the folder. Returns the digest."""
+        written = sum(count for count, _ in self._parts.values())
+        if written != self.size:
+            raise TemperError("TrainerError", f"{self.path} came to {written} bytes instead of {self.size}")
+        os.ftruncate(self._file, self.size)
+        os.fchmod(self._file, 0o644)
+        os.fsync(self._file)
+        os.close(self._file)
+        self._file = -1
+        os.replace(self._temporary, self.path)
+        if sorted(self._parts) != list(range(0, self.size, PART_BYTES)):
+            return file_digest(self.path)
+        return _digest_of(digest for _, (_, digest) in sorted(self._parts.items()))
 
 
 def file_digest(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex sha256 of the sha256 of each 8 MiB of a file in turn, which many threads can work out at once."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+
+        def part(position: int) -> bytes:
+            data = memoryview(bytearray(min(PART_BYTES, size - position)))
+            read_into(descriptor, data, position)
+            return hashlib.sha256(data).digest()
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "hash") as pool:
+            return _digest_of(pool.map(part, range(0, size, PART_BYTES)))
+    finally:
+        os.close(descriptor)
+
+
+def _digest_of(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _open_for_writing(path: Path) -> tuple[int, bool]:

@@ -6,4 +6,4 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d "${WORK:-/tmp}/merge-bench.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 PYTHONUNBUFFERED=1 python3 bench/merge.py --work "$work" --shape "${SHAPE:-4b}" \
-  --only "${ONLY:-ours,floor,ours-cuda,ours,floor,peft,peft-fp16,export}"
+  --only "${ONLY:-ours,floor,ours,floor,ours,floor,ours-cuda,export,peft,peft-fp16}"
