@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { makeBaseOverlay } from '../host/base-overlay.ts';
 import { findDeployment } from '../host/deployments.ts';
-import { formatBytes, freeDiskBytes } from '../host/disk.ts';
+import { formatBytes } from '../host/disk.ts';
 import { TemperError } from '../host/errors.ts';
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
 import { portIsFree } from '../host/ports.ts';
@@ -38,8 +38,6 @@ export interface CheckEnvironmentResult extends StageResult {
   versions: Record<string, string>;
 }
 
-const MIN_FREE_DISK_BYTES = 2 * 1024 ** 3;
-
 /** Check the host for the config before anything is computed; the findings are kept as `environment.json`. */
 export async function checkEnvironment(
   { config }: CheckEnvironmentInput,
@@ -63,7 +61,7 @@ export async function checkEnvironment(
   return { precision, training, gpus, warnings, versions, headline };
 }
 
-/** Look at GPUs, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser reads it. */
+/** Look at GPUs, memory, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser reads it. */
 export async function inspectHost(
   config: ResolvedConfig,
   run: RunDirectory,
@@ -78,15 +76,13 @@ export async function inspectHost(
   await writeTrainingConfig(run, training);
   const python = await runPython<{ items: CheckItem[]; versions: Record<string, string> }>(
     'trainer/check_environment.py',
-    ['--config', run.trainConfig, '--model', base, '--cache-dir', join(home, 'cache')],
+    [
+      ...['--config', run.trainConfig, '--model', base, '--cache-dir', join(home, 'cache')],
+      ...['--run-dir', run.path, '--gpus', JSON.stringify(gpus)],
+    ],
     options,
   );
-  const items = [
-    gpuItem(config, gpus),
-    ...diskItems(config, run.path),
-    ...(await portItems(config, home)),
-    ...python.items,
-  ];
+  const items = [gpuItem(config, gpus), ...(await portItems(config, home)), ...python.items];
   const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
   return { items, precision, training, gpus, versions: python.versions };
 }
@@ -117,20 +113,6 @@ function gpuItem(config: ResolvedConfig, gpus: Gpu[]): CheckItem {
     verdict: lacksBf16 ? 'error' : 'ok',
     ...(lacksBf16 ? { fix: 'in the config: train.bf16: false, train.fp16: true' } : {}),
   };
-}
-
-function diskItems(config: ResolvedConfig, runPath: string): CheckItem[] {
-  const free = freeDiskBytes(runPath);
-  const enough = free >= MIN_FREE_DISK_BYTES;
-  return [
-    {
-      name: 'disk for the run',
-      found: `${formatBytes(free)} free at ${runPath}`,
-      needed: `${formatBytes(MIN_FREE_DISK_BYTES)} at least for checkpoints and the merged ${config.name}`,
-      verdict: enough ? 'ok' : 'error',
-      ...(enough ? {} : { fix: 'free some space, or point TEMPER_HOME at a larger disk' }),
-    },
-  ];
 }
 
 /** A port is good when it is free or held by the deployment that this run is going to replace. */

@@ -4,6 +4,7 @@ trainer/.venv/bin/python trainer/check_environment.py --config runs/first/train/
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from environment.base import check_base
 from environment.imports import import_item, parser_item, probe
 from environment.items import Item
 from environment.packages import SHOWN, check_packages, installed, packages_digest
+from environment.resources import disk_item, estimate, gpu_items, memory_items
 from protocol import Protocol, TemperError, run
 
 
@@ -27,11 +29,16 @@ def main(protocol: Protocol) -> dict[str, Any]:
         _blame(items, imported)
     items += [imported, parser_item(answer, arguments.config, config)]
     archs = answer["versions"].get("cudaArchs") or []
-    if arguments.compute_capabilities:
-        items += [_kernel_item(each, archs) for each in arguments.compute_capabilities.split(",")]
+    items += [_kernel_item(each, archs) for each in sorted({str(gpu["computeCapability"]) for gpu in arguments.gpus})]
     model = arguments.model or config.get("model_name_or_path")
     if model:
         items += check_base(Path(model), config.get("template"))
+    needs = estimate(config, Path(model)) if model else None
+    if arguments.run_dir:
+        items.append(disk_item(needs, arguments.run_dir))
+    items += memory_items(needs, config, on_cpu=not arguments.gpus)
+    if answer["imported"] is None:
+        items += gpu_items(needs, arguments.gpus, answer["versions"].get("cuda"))
     return {
         "ok": all(item.verdict != "error" for item in items),
         "items": [item.record() for item in items],
@@ -44,7 +51,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="the training YAML, as LLaMA-Factory reads it")
     parser.add_argument("--model", type=Path, help="base model folder (default: the YAML's model_name_or_path)")
     parser.add_argument("--cache-dir", type=Path, help="folder that remembers good answers between runs")
-    parser.add_argument("--compute-capabilities", help="of the GPUs to be used, such as 7.0,8.6")
+    parser.add_argument("--run-dir", type=Path, help="where checkpoints and the merged model will be written")
+    parser.add_argument(
+        "--gpus", type=json.loads, default=[], metavar="JSON", help="the GPUs to be used, as host/gpus.ts lists them"
+    )
     return parser.parse_args()
 
 

@@ -1,6 +1,7 @@
 """Where Temper's training differs from LLaMA-Factory's own: each hook replaces one function and says why."""
 
 import functools
+import math
 import shutil
 import signal
 from collections.abc import Callable
@@ -150,8 +151,9 @@ def logged_losses(state: TrainerState) -> float:
 
 
 def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
-    """Refuse a save that the disk can't hold; mark a checkpoint once it is final; only then let older ones go."""
+    """Refuse saves that the disk can't hold; mark a checkpoint once it is final; only then let older ones go."""
     save_checkpoint, on_save = Trainer._save_checkpoint, CallbackHandler.on_save
+    on_train_begin = CallbackHandler.on_train_begin
     rotate = transformers.trainer.rotate_checkpoints
     rotations: list[dict[str, Any]] = []
 
@@ -170,6 +172,15 @@ def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
             if not existed:
                 shutil.rmtree(checkpoint, ignore_errors=True)
             raise
+
+    @functools.wraps(on_train_begin)
+    def on_train_begin_if_saves_fit(
+        self: CallbackHandler, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        control = on_train_begin(self, args, state, control, **kwargs)
+        if args.should_save:
+            require_space_for_all(run.output_dir, args, state, self.model)
+        return control
 
     @functools.wraps(on_save)
     def on_save_marked(
@@ -195,23 +206,16 @@ def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
         limit = max(save_total_limit, KEEP_AT_LEAST) if save_total_limit else save_total_limit
         rotations.append({"output_dir": output_dir, "save_total_limit": limit, **kwargs})
 
+    CallbackHandler.on_train_begin = on_train_begin_if_saves_fit
     Trainer._save_checkpoint = save_if_it_fits
     CallbackHandler.on_save = on_save_marked
     transformers.trainer.rotate_checkpoints = rotate_later
 
 
 def require_space(output_dir: Path, trainer: Trainer) -> None:
-    """Raise DiskFullError unless the next checkpoint will fit, judged by the last one or, at first, by the model."""
-    saved = checkpoints_of(output_dir)
-    if saved:
-        expected = sum((saved[0] / name).stat().st_size for name in files_of(saved[0]))
-    else:
-        trained = [item for item in trainer.model.parameters() if item.requires_grad]
-        # The weights as they are, and the optimizer's two float32 states for each.
-        expected = sum(item.numel() * (item.element_size() + 8) for item in trained)
-    needed = int(expected * FREE_SPACE_FACTOR)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(output_dir).free
+    """Raise DiskFullError unless the next checkpoint will fit."""
+    needed = int(checkpoint_bytes(output_dir, trainer.model) * FREE_SPACE_FACTOR)
+    free = free_bytes(output_dir)
     if free < needed:
         raise TemperError(
             "DiskFullError",
@@ -220,6 +224,47 @@ def require_space(output_dir: Path, trainer: Trainer) -> None:
             neededBytes=needed,
             freeBytes=free,
         )
+
+
+def require_space_for_all(output_dir: Path, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+    """Raise DiskFullError, before the first step, unless as many checkpoints fit as there will be at once."""
+    left = saves_left(args, state)
+    limit = max(args.save_total_limit, KEEP_AT_LEAST) + 1 if args.save_total_limit else math.inf
+    more = min(left, max(limit - len(checkpoints_of(output_dir)), 1 if left else 0))
+    each = checkpoint_bytes(output_dir, model)
+    free = free_bytes(output_dir)
+    if free < more * each:
+        raise TemperError(
+            "DiskFullError",
+            f"this training will keep {more} more checkpoints of about {each / 1e9:.2f} GB at once and {output_dir} "
+            f"has {free / 1e9:.2f} GB free: free some space, lower save_total_limit or save less often",
+            neededBytes=int(more * each),
+            freeBytes=free,
+        )
+
+
+def saves_left(args: TrainingArguments, state: TrainerState) -> int:
+    """How many checkpoints a training has still to write."""
+    steps = state.max_steps - state.global_step
+    if args.save_strategy == "steps":
+        return math.ceil(steps / state.save_steps)
+    if args.save_strategy == "epoch":
+        return math.ceil(state.num_train_epochs * steps / max(state.max_steps, 1))
+    return 0
+
+
+def checkpoint_bytes(output_dir: Path, model: Any) -> int:
+    """The size of a checkpoint: the last one's or, at first, as the model says."""
+    saved = checkpoints_of(output_dir)
+    if saved:
+        return sum((saved[0] / name).stat().st_size for name in files_of(saved[0]))
+    # The weights as they are, and the optimizer's two float32 states for each.
+    return sum(item.numel() * (item.element_size() + 8) for item in model.parameters() if item.requires_grad)
+
+
+def free_bytes(output_dir: Path) -> int:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(output_dir).free
 
 
 def watch_evaluations(run: TrainingRun, callback: RunCallback) -> None:

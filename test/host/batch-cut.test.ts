@@ -10,6 +10,7 @@ const gpu: Gpu = {
   totalMemoryBytes: 24 * 1024 ** 3,
   freeMemoryBytes: 23 * 1024 ** 3,
   driverVersion: '560.35',
+  holders: [],
 };
 const options = {
   model_name_or_path: '/models/base',

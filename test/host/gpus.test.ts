@@ -36,6 +36,40 @@ describe('GPUs are what nvidia-smi lists, with the numbers that decide precision
   });
 });
 
+describe('what is asked of nvidia-smi beside its list', () => {
+  const lines = [0, 1, 2].map(
+    (index) => `${index}, NVIDIA A100-SXM4-40GB, 8.0, 40960, 40000, 535.183.01, GPU-${index}a`,
+  );
+  const apps = ['GPU-1a, 4711, 1024, /usr/bin/python3', 'GPU-1a, 4712, 512, a name, with a comma'];
+
+  beforeEach(() => {
+    nvidiaSmi(
+      `case "$1" in *compute-apps*) printf '${apps.join('\\n')}\\n';; *) printf '${lines.join('\\n')}\\n';; esac`,
+    );
+  });
+
+  test('who holds the memory of which GPU', async () => {
+    expect((await listGpus(undefined)).map(({ holders }) => holders)).toEqual([
+      [],
+      [
+        { pid: 4711, name: '/usr/bin/python3', bytes: 1024 ** 3 },
+        { pid: 4712, name: 'a name,with a comma', bytes: 512 * 1024 ** 2 },
+      ],
+      [],
+    ]);
+  });
+
+  test.each([
+    ['0', [0]],
+    ['2,0', [2, 0]],
+    ['GPU-1', [1]],
+    ['', []],
+    ['-1', []],
+  ])('CUDA_VISIBLE_DEVICES=%s leaves GPUs %j', async (visible, indexes) => {
+    expect((await listGpus(visible)).map(({ index }) => index)).toEqual(indexes);
+  });
+});
+
 describe('a host has none', () => {
   test.each([
     ['when nvidia-smi lists none', `printf 'No devices were found\\n'`],

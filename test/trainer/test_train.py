@@ -284,6 +284,27 @@ def trap(folder: Path) -> Path:
     return data
 
 
+def test_a_disk_that_cannot_hold_the_planned_checkpoints_is_told_before_the_first_step(
+    new: Callable[..., Training],
+) -> None:
+    training = new("small-disk")
+
+    def one_checkpoint_only() -> None:
+        import hooks
+
+        fits = hooks.checkpoint_bytes
+        shutil.disk_usage = lambda path: SimpleNamespace(free=sizes[-1] * 2)
+        hooks.checkpoint_bytes = lambda *args: sizes.append(fits(*args)) or sizes[-1]
+
+    sizes: list[int] = [0]
+    assert training.run(first=one_checkpoint_only) == 1
+    failed = training.events()[-1]
+    assert (failed["type"], failed["error"], failed["atStep"]) == ("failed", "DiskFullError", 0)
+    assert "will keep 3 more checkpoints" in failed["message"]
+    assert training.events("step") == []
+
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_rows_that_run_out_early_are_a_failure_not_a_finish(folder: Path, base: Path, trap: Path, workers: int) -> None:
     training = Training(folder / f"trap-{workers}", base, trap, dataloader_num_workers=workers)

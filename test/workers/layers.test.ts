@@ -43,7 +43,7 @@ describe('lint refuses an import against the layers', () => {
 describe('and lets one along them pass', () => {
   test.each([
     ['host/disk.ts', `import type { ResolvedConfig } from '../configs/schema.ts';`],
-    ['activities/stage.ts', `import { freeDiskBytes } from '../host/disk.ts';`],
+    ['activities/stage.ts', `import { formatBytes } from '../host/disk.ts';`],
     ['workers/settings.ts', `import { TASK_QUEUE } from '../workflows/queues.ts';`],
     ['cli/up.ts', `import { readSettings } from '../workers/settings.ts';`],
     ['workflows/fine-tune.ts', `import type { ErrorName } from '../host/errors.ts';`],
