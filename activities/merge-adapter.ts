@@ -24,10 +24,19 @@ export interface MergeAdapterResult extends StageResult, ServableModel {
   tensors: number;
   /** Tensors that the adapter changed. */
   merged: number;
-  overflow: number;
-  underflow: number;
-  nonFinite: number;
   bytes: number;
+  /** What rounding did, in values; `merged/merge.json` has it for each tensor. */
+  rounding: Rounding;
+}
+
+export interface Rounding {
+  overflow: number;
+  /** Became zero. */
+  underflow: number;
+  subnormal: number;
+  nonFinite: number;
+  /** Differ from the base's own values in the target type; 0 means that the adapter is too small to count. */
+  changed: number;
 }
 
 /** Merge the adapter into the base in one pass, rounded once to the type that is served, into `merged/`. */
@@ -55,20 +64,13 @@ export async function mergeAdapter(
       cancelSignal: signal,
       onProgress: (progress) => context.report({ ...progress }),
     });
-    const { tensors, merged, overflow, underflow, nonFinite, bytes, mergeDigest } = done;
-    const headline = `${merged} of ${tensors} tensors merged to ${environment.precision}, ${formatBytes(bytes)}, ${overflow + nonFinite} overflowed`;
-    return {
-      modelDir: run.merged,
-      modelDigest: mergeDigest,
-      tensors,
-      merged,
-      overflow,
-      underflow,
-      nonFinite,
-      bytes,
-      headline,
-    };
+    const { tensors, merged, bytes, mergeDigest, overflow, underflow, subnormal, nonFinite, changed } = done;
+    const lost =
+      !training.isWholeModel && changed === 0 ? `; warning: not one value changed in ${environment.precision}` : '';
+    const headline = `${merged} of ${tensors} tensors merged to ${environment.precision}, ${formatBytes(bytes)}, ${overflow + nonFinite} overflowed${lost}`;
+    const rounding = { overflow, underflow, subnormal, nonFinite, changed };
+    return { modelDir: run.merged, modelDigest: mergeDigest, tensors, merged, bytes, rounding, headline };
   });
 }
 
-type MergeLine = Omit<MergeAdapterResult, 'headline' | 'modelDir' | 'modelDigest'> & { mergeDigest: string };
+type MergeLine = Rounding & Pick<MergeAdapterResult, 'tensors' | 'merged' | 'bytes'> & { mergeDigest: string };

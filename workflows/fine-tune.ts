@@ -12,6 +12,7 @@ import {
   type ActivityOptions,
 } from '@temporalio/workflow';
 import type { EvaluateModelResult } from '../activities/evaluate-model.ts';
+import type { MergeAdapterResult } from '../activities/merge-adapter.ts';
 import type { RunOutcome } from '../activities/record-run.ts';
 import { progressQuery, stageStartedSignal, stopTrainingUpdate } from './messages.ts';
 import { ProgressBoard, type StageName } from './progress.ts';
@@ -30,6 +31,8 @@ export interface FineTuneResult {
   apiUrl: string | null;
   pageUrl: string | null;
   evaluation: EvaluateModelResult['scores'] | null;
+  /** Totals of the merge; `merged/merge.json` has them for each tensor. */
+  merge: Pick<MergeAdapterResult, 'tensors' | 'merged' | 'bytes' | 'rounding'>;
 }
 
 /** Fine-tune a Qwen3-VL by a config and put it into service: check → validate → train → merge → fp16 → deploy → evaluate. */
@@ -97,6 +100,7 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
           })
         : skip(board, 'evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
 
+    const { tensors, merged, bytes, rounding } = merge;
     const outcome: RunOutcome = deployment === null ? 'finished' : 'deployed';
     await condition(allHandlersFinished);
     const { runDirectory } = await stages.recordRun({ outcome, progress: board.toJSON() });
@@ -107,6 +111,7 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
       apiUrl: deployment?.apiUrl ?? null,
       pageUrl: deployment?.pageUrl ?? null,
       evaluation: evaluation?.scores ?? null,
+      merge: { tensors, merged, bytes, rounding },
     };
   } catch (error) {
     if (board.get('loadConfig').state === 'done') {

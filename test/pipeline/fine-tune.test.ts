@@ -97,6 +97,13 @@ test('every weight that is served is fp16, and config.json says so at every leve
   ]);
 });
 
+test("the merge's totals are in the workflow's result", async () => {
+  const audit = await readJson<Record<string, number>>(run.mergeAudit);
+  const { merged, rounding } = result.merge;
+  expect({ merged, ...rounding }).toEqual(pick(audit, ['merged', ...Object.keys(rounding)]));
+  expect(rounding.changed).toBeGreaterThan(0);
+});
+
 test("the manifest's digests are those of the files, from the rows to what is served", async () => {
   const manifest = (await readJson<Manifest>(run.manifest)) as Manifest;
   const report = await readJson<{ digest: string }>(run.datasetReport);
@@ -188,4 +195,8 @@ async function start(workflowId: string, config: Record<string, unknown>): Promi
     workflowId,
     args: [{ config }],
   });
+}
+
+function pick(from: Record<string, number> | undefined, keys: string[]): Record<string, number | undefined> {
+  return Object.fromEntries(keys.map((key) => [key, from?.[key]]));
 }

@@ -31,6 +31,12 @@ test('the stages run in order and the result names what is in service', async ()
         base: expect.objectContaining({ exactMatch: 0.1 }),
         candidate: expect.objectContaining({ exactMatch: 0.9 }),
       },
+      merge: {
+        tensors: 2,
+        merged: 1,
+        bytes: 4,
+        rounding: { overflow: 0, underflow: 0, subnormal: 1, nonFinite: 0, changed: 2 },
+      },
     });
     const progress = await handle.query<RunProgress>('progress');
     expect(progress.stages.map(({ stage, state, headline }) => [stage, state, headline])).toEqual([
