@@ -1,13 +1,13 @@
 import { join } from 'node:path';
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { makeBaseOverlay } from '../host/base-overlay.ts';
-import { findDeployment } from '../host/deployments.ts';
+import type { CheckItem } from '../host/check-item.ts';
 import { formatBytes } from '../host/disk.ts';
 import { TemperError } from '../host/errors.ts';
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
-import { portIsFree } from '../host/ports.ts';
 import { runPython, type PythonOptions, type PythonProgress } from '../host/python.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
+import { servingItems } from '../host/serving-check.ts';
 import { writeJson } from '../host/state-file.ts';
 import { trainingOptions, writeTrainingConfig, type TrainingOptions } from '../host/training-config.ts';
 import type { StageContext, StageResult } from './stage.ts';
@@ -17,15 +17,6 @@ export interface CheckEnvironmentInput {
 }
 
 export type Precision = 'fp16' | 'bf16';
-
-/** What was looked at: what was found, what is needed, the verdict, and the fix as a command. */
-export interface CheckItem {
-  name: string;
-  found: string;
-  needed: string;
-  verdict: 'ok' | 'warning' | 'error';
-  fix?: string;
-}
 
 export interface CheckEnvironmentResult extends StageResult {
   /** The type of the merged and served weights; fp16 where a GPU has no bfloat16. */
@@ -82,7 +73,7 @@ export async function inspectHost(
     ],
     options,
   );
-  const items = [gpuItem(config, gpus), ...(await portItems(config, home)), ...python.items];
+  const items = [gpuItem(config, gpus), ...(await servingItems(config, gpus.length > 0, home)), ...python.items];
   const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
   return { items, precision, training, gpus, versions: python.versions };
 }
@@ -113,32 +104,6 @@ function gpuItem(config: ResolvedConfig, gpus: Gpu[]): CheckItem {
     verdict: lacksBf16 ? 'error' : 'ok',
     ...(lacksBf16 ? { fix: 'in the config: train.bf16: false, train.fp16: true' } : {}),
   };
-}
-
-/** A port is good when it is free or held by the deployment that this run is going to replace. */
-async function portItems(config: ResolvedConfig, home: string): Promise<CheckItem[]> {
-  const { enabled, host, name, apiPort, pagePort } = config.deploy;
-  const ports = [...new Set([apiPort, pagePort])].filter((port) => enabled && port !== 0);
-  const current = ports.length === 0 ? undefined : await findDeployment(home, name);
-  const items = ports.map(async (port): Promise<CheckItem> => {
-    const held = current?.api.port === port || current?.page.port === port;
-    const free = held || (await portIsFree(port, host));
-    const found = held
-      ? `held by the deployment ${name}, which is replaced`
-      : free
-        ? 'free'
-        : 'in use by another program';
-    return {
-      name: `port ${port}`,
-      found,
-      needed: `free on ${host}`,
-      verdict: free ? 'ok' : 'error',
-      ...(free
-        ? {}
-        : { fix: `stop what listens there (ss -ltnp 'sport = :${port}'), or set deploy.apiPort and deploy.pagePort` }),
-    };
-  });
-  return Promise.all(items);
 }
 
 function refusal(errors: CheckItem[], file: string): string {

@@ -13,7 +13,7 @@ import { cardsTraining } from './cards-training.ts';
 import { lostSteps } from './lost-steps.ts';
 import { eventually, Rehearsal, type Run } from './rehearsal.ts';
 
-const STEPS = 150;
+const STEPS = 100;
 /** For a death that a training has to end after. */
 const SHORT_STEPS = 60;
 /** For deaths whose recovery takes longer than a short training. */
@@ -130,7 +130,7 @@ const deaths: Death[] = [
   {
     key: 'trainer-sigkill',
     title: 'trainer SIGKILL',
-    perRun: 3,
+    perRun: 5,
     strike: async ({ run, trainer }) => {
       signal(trainer, 'SIGKILL');
       await trainsAgain(run, trainer);
@@ -139,7 +139,7 @@ const deaths: Death[] = [
   {
     key: 'child-sigkill',
     title: 'SIGKILL to one child of the trainer (a loader process)',
-    perRun: 3,
+    perRun: 5,
     options: { dataloader_num_workers: 2 },
     strike: async ({ run, trainer }) => {
       const child = await eventually(() => anyOf(descendantsOf(trainer.pid)));
@@ -151,7 +151,7 @@ const deaths: Death[] = [
   {
     key: 'everything-sigkill',
     title: 'everything SIGKILLed at once, then server and worker started',
-    perRun: 3,
+    perRun: 5,
     strike: async ({ rehearsal, run, trainer }) => {
       await rehearsal.killEverything(run.directory);
       await rehearsal.startServer();
@@ -180,7 +180,7 @@ const deaths: Death[] = [
   {
     key: 'reset',
     title: 'workflow reset to its first task',
-    perRun: 4,
+    perRun: 5,
     strike: async ({ rehearsal, run, trainer }) => {
       const how = ['--type', 'FirstWorkflowTask', '--reason', 'kill matrix'];
       await rehearsal.temporal('workflow', 'reset', '--workflow-id', run.name, ...how);
@@ -201,7 +201,7 @@ const deaths: Death[] = [
   {
     key: 'start-to-close',
     title: 'start-to-close timeout',
-    perRun: 2,
+    perRun: 5,
     strike: async ({ run, trainer }) => {
       const { attempt } = await pendingOf(run);
       await run.activity('update-options', '--start-to-close-timeout', '10s');
@@ -212,6 +212,7 @@ const deaths: Death[] = [
     key: 'stop-training',
     title: 'stopTraining update',
     perRun: 1,
+    steps: SHORT_STEPS,
     ends: true,
     strike: ({ run }) => run.finish(),
   },

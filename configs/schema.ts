@@ -55,9 +55,14 @@ const deploy = z.strictObject({
       "Name of the deployment and of the served model; a later run of the same name takes its place. Default: the config's name",
     ),
   runtime: z
-    .enum(['process'])
+    .enum(['process', 'docker'])
     .default('process')
-    .describe('process: on this host, outliving the worker; containers do not exist yet'),
+    .describe("process: on this host, outliving the worker; docker: a container of the host's Docker engine"),
+  image: z
+    .string()
+    .regex(/^[\w.-]+(:\d+)?(\/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$/, 'takes the name of an image')
+    .default('qwen3-vl-webui:latest')
+    .describe('With runtime docker: the image, built from serving/Dockerfile'),
   host: z
     .string()
     .regex(/^[A-Za-z0-9.:-]+$/, 'takes an address such as 127.0.0.1')

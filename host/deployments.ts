@@ -1,19 +1,36 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Endpoint } from './health.ts';
 import { isAlive } from './process-table.ts';
+import { containerServes, stopContainer, type ServedContainer } from './served-container.ts';
 import { stopServed, type ServedProcess } from './served-model.ts';
 import { readJson, writeJson } from './state-file.ts';
 
 /** A model in service: `$TEMPER_HOME/deployments/<name>/current.json`. */
-export interface Deployment {
+export type Deployment = ProcessDeployment | ContainerDeployment;
+
+interface ServedModel {
   name: string;
   runName: string;
   modelDir: string;
   /** Stands for the served weights and files. */
   modelDigest: string;
+  api: Endpoint;
+  page: Endpoint;
+  deployedAt: string;
+}
+
+/** Two processes on this host. */
+export interface ProcessDeployment extends ServedModel {
+  runtime: 'process';
   api: ServedProcess;
   page: ServedProcess;
-  deployedAt: string;
+}
+
+/** One container of the host's engine. */
+export interface ContainerDeployment extends ServedModel {
+  runtime: 'docker';
+  container: ServedContainer;
 }
 
 /** The folder of a deployment's record and logs. */
@@ -24,7 +41,7 @@ export function deploymentFolder(home: string, name: string): string {
 /** What serves under this name now; undefined when nothing is recorded or its API has ended. */
 export async function findDeployment(home: string, name: string): Promise<Deployment | undefined> {
   const recorded = await readJson<Deployment>(recordFile(home, name));
-  return recorded !== undefined && isAlive(recorded.api) ? recorded : undefined;
+  return recorded !== undefined && (await serves(recorded)) ? recorded : undefined;
 }
 
 /** All that serve now. */
@@ -41,9 +58,16 @@ export async function recordDeployment(home: string, deployment: Deployment): Pr
 
 /** Take a deployment out of service: page first, then the API, then its record. */
 export async function stopDeployment(home: string, deployment: Deployment): Promise<void> {
-  await stopServed(deployment.page);
-  await stopServed(deployment.api);
+  if (deployment.runtime === 'docker') await stopContainer(deployment.container);
+  else {
+    await stopServed(deployment.page);
+    await stopServed(deployment.api);
+  }
   await rm(recordFile(home, deployment.name), { force: true });
+}
+
+async function serves(deployment: Deployment): Promise<boolean> {
+  return deployment.runtime === 'docker' ? containerServes(deployment.container) : isAlive(deployment.api);
 }
 
 function recordFile(home: string, name: string): string {

@@ -3,14 +3,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkout, trainerPython } from './checkout.ts';
 import { TemperError } from './errors.ts';
+import { healthProblem, type Endpoint } from './health.ts';
 import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
 import { readJson, writeJson } from './state-file.ts';
 import { lastLines, longRunningPython, startDetached } from './subprocess.ts';
 
 /** A process that serves something over HTTP and outlives the worker that started it. */
-export interface ServedProcess extends ProcessIdentity {
-  url: string;
-  port: number;
+export interface ServedProcess extends ProcessIdentity, Endpoint {
   logFile: string;
 }
 
@@ -128,18 +127,13 @@ async function stopLeftover(processFile: string): Promise<void> {
 
 async function untilHealthy(api: ServedProcess, signal: AbortSignal): Promise<ServedProcess> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
-  let reason = 'it never answered';
+  let problem: string | undefined = 'it never answered';
   while (isAlive(api) && Date.now() < deadline) {
-    const response = await fetch(`${api.url}/health`, { signal }).catch((error: unknown) => {
-      signal.throwIfAborted();
-      reason = String(error);
-      return undefined;
-    });
-    if (response?.ok) return api;
-    if (response !== undefined) reason = await response.text();
+    problem = await healthProblem(api.url, signal);
+    if (problem === undefined) return api;
     await sleep(500, undefined, { signal });
   }
-  throw new TemperError('DeploymentError', `The model is not healthy: ${reason}\nIts log: ${api.logFile}`);
+  throw new TemperError('DeploymentError', `The model is not healthy: ${problem}\nIts log: ${api.logFile}`);
 }
 
 /** Run `work`; whatever makes it fail, the process is stopped first, so that none is left behind unrecorded. */

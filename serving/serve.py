@@ -52,6 +52,11 @@ def _parse_arguments() -> argparse.Namespace:
         "--api-key-env", metavar="VAR", help="the environment variable that holds the key clients must send"
     )
     parser.add_argument(
+        "--published-on-loopback",
+        action="store_true",
+        help="in a container: its ports are published on the host's loopback alone, so that no key is needed",
+    )
+    parser.add_argument(
         "--ready-file", type=Path, metavar="PATH", help="gets {pid, port, url} once requests are accepted"
     )
     parser.add_argument("--cpu", action="store_true", help="serve on the CPU even if there is a GPU")
@@ -87,7 +92,7 @@ def _read_key(options: argparse.Namespace) -> str | None:
     key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
     if options.api_key_env and not key:
         raise StartError(f"the environment variable {options.api_key_env} that --api-key-env names is not set")
-    if not key and not is_loopback(options.host):
+    if not key and not options.published_on_loopback and not is_loopback(options.host):
         raise StartError(
             f"--host {options.host} can be reached from outside: give a key with --api-key-env, or bind to 127.0.0.1"
         )

@@ -2,8 +2,9 @@
 
     python serving/start.py --model /app/models --name cards
 
-The page listens on --page-host. The API listens beside it only if the environment variable API_KEY holds a key, else on
-loopback for the page alone. All other options are serve.py's. When one of the two ends, the other is stopped too.
+The page listens on --page-host. The API listens beside it only if the environment variable API_KEY holds a key or with
+--published-on-loopback, else on loopback for the page alone. All other options are serve.py's. When one of the two
+ends, the other is stopped too.
 """
 
 import argparse
@@ -26,10 +27,17 @@ def main() -> None:
     parser.add_argument("--port", default=8000, type=int, help="the API's port; default: 8000")
     parser.add_argument("--page-host", default="0.0.0.0", help="where the page listens; default: 0.0.0.0")
     parser.add_argument("--page-port", default=7860, type=int, help="the page's port; default: 7860")
+    parser.add_argument(
+        "--published-on-loopback",
+        action="store_true",
+        help="the container's ports are published on the host's loopback alone: the API needs no key",
+    )
     options, of_api = parser.parse_known_args()
 
     keyed = ["--api-key-env", KEY_VARIABLE] if os.environ.get(KEY_VARIABLE) else []
-    host = options.host if keyed or is_loopback(options.host) else "127.0.0.1"
+    of_api += ["--published-on-loopback"] if options.published_on_loopback else []
+    is_safe = bool(keyed) or options.published_on_loopback or is_loopback(options.host)
+    host = options.host if is_safe else "127.0.0.1"
     if host != options.host:
         print(f"start.py: without {KEY_VARIABLE} the API is there for the page only", file=sys.stderr, flush=True)
     reached_at = host if is_loopback(host) else "127.0.0.1"

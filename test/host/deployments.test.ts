@@ -8,7 +8,7 @@ import {
   listDeployments,
   recordDeployment,
   stopDeployment,
-  type Deployment,
+  type ProcessDeployment,
 } from '../../host/deployments.ts';
 import { identify, isAlive } from '../../host/process-table.ts';
 import type { ServedProcess } from '../../host/served-model.ts';
@@ -51,9 +51,17 @@ test('all that serve are listed, and nothing else that lies there', async () => 
   expect(await listDeployments(home)).toEqual([second]);
 });
 
-async function deploy(name: string): Promise<Deployment> {
+async function deploy(name: string): Promise<ProcessDeployment> {
   const model = { runName: 'run', modelDir: '/models/merged', modelDigest: 'digest' };
-  const deployment = { name, ...model, api: served(), page: served(), deployedAt: '2026-01-01T00:00:00.000Z' };
+  const deployedAt = '2026-01-01T00:00:00.000Z';
+  const deployment: ProcessDeployment = {
+    runtime: 'process',
+    name,
+    ...model,
+    api: served(),
+    page: served(),
+    deployedAt,
+  };
   await recordDeployment(home, deployment);
   return deployment;
 }

@@ -1,0 +1,90 @@
+import { join } from 'node:path';
+import type { ResolvedConfig } from '../configs/schema.ts';
+import type { CheckItem } from './check-item.ts';
+import { findDeployment } from './deployments.ts';
+import { digestOfValue } from './digest.ts';
+import { askEngine, imageId, runInImage } from './docker.ts';
+import { messageOf } from './errors.ts';
+import { portIsFree } from './ports.ts';
+import { readJson, writeJson } from './state-file.ts';
+
+/** Whether the host can serve what the config deploys; nothing is started but, once for an image, Python without network. */
+export async function servingItems(config: ResolvedConfig, hasGpu: boolean, home: string): Promise<CheckItem[]> {
+  if (!config.deploy.enabled) return [];
+  const ports = await portItems(config, home);
+  return config.deploy.runtime === 'docker' ? [...ports, ...(await dockerItems(config, hasGpu, home))] : ports;
+}
+
+/** A port is good when it is free or held by the deployment that this run is going to replace. */
+async function portItems(config: ResolvedConfig, home: string): Promise<CheckItem[]> {
+  const { host, name, apiPort, pagePort } = config.deploy;
+  const ports = [...new Set([apiPort, pagePort])].filter((port) => port !== 0);
+  const current = ports.length === 0 ? undefined : await findDeployment(home, name);
+  const items = ports.map(async (port): Promise<CheckItem> => {
+    const held = current?.api.port === port || current?.page.port === port;
+    const free = held || (await portIsFree(port, host));
+    const taken = free ? 'free' : 'in use by another program';
+    return {
+      name: `port ${port}`,
+      found: held ? `held by the deployment ${name}, which is replaced` : taken,
+      needed: `free on ${host}`,
+      verdict: free ? 'ok' : 'error',
+      ...(free
+        ? {}
+        : { fix: `stop what listens there (ss -ltnp 'sport = :${port}'), or set deploy.apiPort and deploy.pagePort` }),
+    };
+  });
+  return Promise.all(items);
+}
+
+async function dockerItems({ deploy, train }: ResolvedConfig, hasGpu: boolean, home: string): Promise<CheckItem[]> {
+  const engine = await askEngine();
+  if (!engine.reachable) {
+    return [
+      {
+        name: 'Docker engine',
+        found: `not reachable: ${engine.reason}`,
+        needed: 'an engine that this user may use, for deploy.runtime: docker',
+        verdict: 'error',
+        fix: 'start it (systemctl start docker) and add this user to its group (usermod -aG docker USER), or set deploy.runtime: process',
+      },
+    ];
+  }
+  const items: CheckItem[] = [
+    { name: 'Docker engine', found: engine.version, needed: 'an engine that this user may use', verdict: 'ok' },
+  ];
+  if (hasGpu && train.use_cpu !== true) {
+    items.push({
+      name: 'GPUs in containers',
+      found: engine.hasGpus ? 'the NVIDIA runtime is there' : 'the engine knows no NVIDIA runtime',
+      needed: 'the NVIDIA Container Toolkit, for --gpus',
+      verdict: engine.hasGpus ? 'ok' : 'error',
+      ...(engine.hasGpus ? {} : { fix: 'nvidia-ctk runtime configure --runtime=docker && systemctl restart docker' }),
+    });
+  }
+  items.push(await imageItem(deploy.image, home));
+  return items;
+}
+
+/** Whether the image is there, and whether its transformers loads what Temper exports, which 4.57 and newer do. */
+async function imageItem(image: string, home: string): Promise<CheckItem> {
+  const item: CheckItem = { name: 'serving image', found: image, needed: 'transformers 4.57 or newer', verdict: 'ok' };
+  const build = `docker build -f serving/Dockerfile -t ${image} .`;
+  const id = await imageId(image);
+  if (id === undefined) return { ...item, found: `${image} is not on this host`, verdict: 'error', fix: build };
+  const version = await transformersIn(image, id, home).catch((error: unknown) => messageOf(error));
+  const [major, minor] = version.split('.').map(Number);
+  const loads = major !== undefined && minor !== undefined && (major > 4 || (major === 4 && minor >= 57));
+  const found = `${image} with transformers ${version}`;
+  return loads ? { ...item, found } : { ...item, found, verdict: 'error', fix: build };
+}
+
+async function transformersIn(image: string, id: string, home: string): Promise<string> {
+  const file = join(home, 'cache/images', `${digestOfValue(id)}.json`);
+  const remembered = await readJson<{ transformers: string }>(file);
+  if (remembered !== undefined) return remembered.transformers;
+  const program = 'import importlib.metadata as m; print(m.version("transformers"))';
+  const transformers = await runInImage(image, 'python', ['-c', program]);
+  await writeJson(file, { image, id, transformers });
+  return transformers;
+}
