@@ -106,3 +106,30 @@ def test_api_and_page_end_together_on_sigterm(model: Path) -> None:
     unit.terminate()
     assert unit.wait(30) == 0
     assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_the_api_listens_wide_without_a_key_only_where_ports_are_published_on_loopback(model: Path) -> None:
+    for flag, wide in (([], False), (["--published-on-loopback"], True)):
+        args = ["--model", model, "--cpu", "--port", "0", "--page-host", "127.0.0.1", "--page-port", "0", *flag]
+        unit = subprocess.Popen(
+            [sys.executable, SERVING / "start.py", *args], stderr=subprocess.DEVNULL, env=environment_of(API_KEY="")
+        )
+        try:
+            api = until_child(unit.pid, "serve.py")
+            assert api[api.index("--host") + 1] == ("0.0.0.0" if wide else "127.0.0.1")
+            assert ("--published-on-loopback" in api) is wide
+        finally:
+            unit.terminate()
+            unit.wait(30)
+
+
+def until_child(pid: int, script: str) -> list[str]:
+    """The command line of a process's child that runs the script."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            if any(word.endswith(script) for word in words):
+                return words
+        time.sleep(0.02)
+    raise AssertionError(f"{script} was not started")
