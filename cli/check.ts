@@ -18,7 +18,7 @@ export async function doctor(name: string, { json }: { json?: boolean }): Promis
   const settings = readSettings();
   const config = readConfig(name);
   await inTemporaryRun(async (home) => {
-    const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, {});
+    const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, { mayFetch: false });
     if (json) console.log(JSON.stringify({ ok: items.every(({ verdict }) => verdict !== 'error'), items }, null, 2));
     const marks = { ok: 'ok     ', warning: 'warning', error: 'ERROR  ' };
     for (const { name: item, found, needed, verdict, fix } of json ? [] : items) {
@@ -67,9 +67,9 @@ export async function validate(name: string, { json }: { json?: boolean }): Prom
 }
 
 function readConfig(name: string): ResolvedConfig {
-  const { configsFolder, dataRoots } = readSettings();
+  const { configsFolder, dataRoots, modelsRoot } = readSettings();
   try {
-    return loadConfig(name, { configsFolder, root: checkout, allowedRoots: dataRoots });
+    return loadConfig(name, { configsFolder, root: checkout, allowedRoots: dataRoots, modelsRoot });
   } catch (error) {
     console.error(`${errorNameOf(error)}: ${messageOf(error)}`);
     process.exit(2);

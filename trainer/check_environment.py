@@ -30,7 +30,7 @@ def main(protocol: Protocol) -> dict[str, Any]:
     if arguments.compute_capabilities:
         items += [_kernel_item(each, archs) for each in arguments.compute_capabilities.split(",")]
     model = arguments.model or config.get("model_name_or_path")
-    if model:
+    if model and not arguments.no_model:
         items += check_base(Path(model), config.get("template"))
     return {
         "ok": all(item.verdict != "error" for item in items),
@@ -43,6 +43,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="the training YAML, as LLaMA-Factory reads it")
     parser.add_argument("--model", type=Path, help="base model folder (default: the YAML's model_name_or_path)")
+    parser.add_argument("--no-model", action="store_true", help="the base is yet to be fetched: do not look at it")
     parser.add_argument("--cache-dir", type=Path, help="folder that remembers good answers between runs")
     parser.add_argument("--compute-capabilities", help="of the GPUs to be used, such as 7.0,8.6")
     return parser.parse_args()

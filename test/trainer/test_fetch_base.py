@@ -114,7 +114,9 @@ def test_the_second_time_nothing_is_asked_of_the_network(scheme: str, hub: HubSt
 def test_a_file_whose_connection_breaks_goes_on_from_there(scheme: str, hub: HubStandIn, folder: Path) -> None:
     hub.cut[WEIGHTS] = [MIB + 500_000, 2 * MIB + 100_000]
     assert fetch(scheme, hub, folder).code == 0
-    assert hub.ranges(WEIGHTS) == [None, f"bytes={MIB}-", f"bytes={2 * MIB}-"]
+    # Hugging Face's client hands on whole blocks only.
+    kept = [MIB, 2 * MIB] if scheme == "hf" else [MIB + 500_000, 2 * MIB + 100_000]
+    assert hub.ranges(WEIGHTS) == [None, *(f"bytes={count}-" for count in kept)]
     assert content(folder) == TINY
 
 
@@ -131,10 +133,11 @@ def test_a_fetch_that_is_killed_goes_on_from_there(scheme: str, hub: HubStandIn,
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / RECORD).exists()
+    kept = part.stat().st_size
     hub.stall.clear()
     hub.requests.clear()
     assert fetch(scheme, hub, folder).code == 0
-    assert hub.ranges(WEIGHTS) == [f"bytes={2 * MIB}-"]
+    assert hub.ranges(WEIGHTS) == [f"bytes={kept}-"]
     assert hub.ranges("tokenizer.json") == []
     assert content(folder) == TINY
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-# Read by the clients when they are imported: no bars on stderr, files that take longer than modelscope's hour, and no
-# lock files in the user's cache, since the folder has a lock of its own.
+# Read by the clients when they are imported: no bars on stderr, and for modelscope files that take longer than its hour
+# and break off more than five times, and no lock files in the user's cache, since the folder has a lock of its own.
 CLIENT_SETTINGS = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "10",
     "MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT": str(7 * 24 * 3600),
     "MODELSCOPE_DOWNLOAD_FILE_LOCK": "false",
 }
