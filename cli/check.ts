@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -42,10 +43,12 @@ interface DatasetReport {
 export async function validate(name: string, { json }: { json?: boolean }): Promise<void> {
   const settings = readSettings();
   const config = readConfig(name);
+  const isFetched = existsSync(config.train.model_name_or_path);
+  if (!isFetched) console.error('The base is not fetched yet, so tokens are not counted.');
   await inTemporaryRun(async (home) => {
     const out = join(home, 'dataset');
     const args = [
-      ...[...validationArguments(config), '--held-out-fraction', '0', '--roots', settings.dataRoots.join(':')],
+      ...[...validationArguments(config, isFetched ? undefined : null), '--held-out-fraction', '0', '--roots', settings.dataRoots.join(':')],
       ...['--cache-dir', join(settings.home, 'cache/pictures'), '--out', out],
     ];
     const outcome = await runPython(
