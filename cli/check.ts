@@ -48,7 +48,13 @@ export async function validate(name: string, { json }: { json?: boolean }): Prom
   await inTemporaryRun(async (home) => {
     const out = join(home, 'dataset');
     const args = [
-      ...[...validationArguments(config, isFetched ? undefined : null), '--held-out-fraction', '0', '--roots', settings.dataRoots.join(':')],
+      ...[
+        ...validationArguments(config, isFetched ? undefined : null),
+        '--held-out-fraction',
+        '0',
+        '--roots',
+        settings.dataRoots.join(':'),
+      ],
       ...['--cache-dir', join(settings.home, 'cache/pictures'), '--out', out],
     ];
     const outcome = await runPython(

@@ -31,6 +31,8 @@ class HubStandIn:
         self.listed_size: dict[str, int] = {}
         self.status: int | None = None
         self.sent: dict[str, int] = {}
+        self.secrets_on_cdn: list[str | None] = []
+        """The Authorization header of each request to the other host that Hugging Face sends to for large files."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -45,7 +47,7 @@ class HubStandIn:
 
     def ranges(self, name: str) -> list[str | None]:
         """The Range of each request for a file's content."""
-        asked = [(unquote(path), span) for path, span in self.requests]
+        asked = [(unquote(path), span) for path, span in self.requests if not (is_large(name) and "/resolve/" in path)]
         return [span for path, span in asked if path.endswith((f"/{name}", f"FilePath={name}"))]
 
     def wait_for_bytes(self, name: str, count: int) -> None:
@@ -59,7 +61,7 @@ class HubStandIn:
         siblings = []
         for name, content in self.files.items():
             entry: dict[str, Any] = {"rfilename": name, "size": self.listed_size.get(name, len(content))}
-            if name.endswith((".safetensors", ".bin")):
+            if is_large(name):
                 sha256 = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": sha256, "size": entry["size"], "pointerSize": 134}
                 entry["blobId"] = hashlib.sha1(b"pointer" + content).hexdigest()
@@ -82,6 +84,11 @@ class HubStandIn:
         return {"Code": 200, "Success": True, "Data": {"Files": [{"Path": "onnx", "Type": "tree"}, *files]}}
 
 
+def is_large(name: str) -> bool:
+    """Whether the hub keeps it in its large file storage."""
+    return name.endswith((".safetensors", ".bin"))
+
+
 def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -99,6 +106,11 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
                     return self.answer_json(hub.hf_info())
                 case ["api", "models", "org", "tiny", "revision", _]:
                     return self.answer_error(404, {"X-Error-Code": "RevisionNotFound"})
+                case ["org", "tiny", "resolve", revision, name] if revision == COMMIT and is_large(name):
+                    return self.redirect(f"{hub.url.replace('127.0.0.1', 'localhost')}/cdn/{name}")
+                case ["cdn", name]:
+                    hub.secrets_on_cdn.append(self.headers.get("Authorization"))
+                    return self.answer_file(name)
                 case ["org", "tiny", "resolve", revision, name] if revision == COMMIT and name in hub.files:
                     return self.answer_file(name)
                 case ["api", "v1", "models", "org", "tiny", "repo", "files"] if query.get("Revision") == "master":
@@ -112,8 +124,16 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
                 return hub.status, {}
             if hub.gated and "/resolve/" in self.path:
                 return 403, {"X-Error-Code": "GatedRepo"}
+            if self.path.startswith("/cdn/"):
+                return None
             authorized = self.headers.get("Authorization") == f"Bearer {hub.token}"
             return None if hub.token is None or authorized else (401, {})
+
+        def redirect(self, location: str) -> None:
+            self.send_response(302)
+            self.send_header("Location", location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def answer_json(self, content: dict[str, Any]) -> None:
             body = json.dumps(content).encode()

@@ -66,7 +66,7 @@ def start(scheme: str, url: str, folder: Path, *options: str, **env: str) -> sub
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=kept | hubs | {"no_proxy": "127.0.0.1"} | env,
+        env=kept | hubs | {"no_proxy": "127.0.0.1,localhost"} | env,
     )
 
 
@@ -197,6 +197,7 @@ def test_without_a_token_the_error_says_where_it_goes(scheme: str, hub: HubStand
     right = fetch(scheme, hub, folder, **{variable: "hf_secret"})
     assert right.code == 0, right.stderr
     assert "hf_secret" not in right.stdout + right.stderr + (folder / RECORD).read_text()
+    assert hub.secrets_on_cdn == ([None] if scheme == "hf" else [])
 
 
 def test_a_gated_model_shows_at_its_first_file(hub: HubStandIn, folder: Path) -> None:
