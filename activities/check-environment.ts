@@ -3,7 +3,8 @@ import type { ResolvedConfig } from '../configs/schema.ts';
 import { makeBaseOverlay } from '../host/base-overlay.ts';
 import type { CheckItem } from '../host/check-item.ts';
 import { formatBytes } from '../host/disk.ts';
-import { TemperError } from '../host/errors.ts';
+import { errorNameOf, messageOf, TemperError } from '../host/errors.ts';
+import { fetchBase, planBase, type BasePlan, type BaseState } from '../host/fetch-base.ts';
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
 import { runPython, type PythonOptions, type PythonProgress } from '../host/python.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
@@ -29,7 +30,7 @@ export interface CheckEnvironmentResult extends StageResult {
   versions: Record<string, string>;
 }
 
-/** Check the host for the config before anything is computed; the findings are kept as `environment.json`. */
+/** Fetch the base if the config names its source, and check the host; the findings are kept as `environment.json`. */
 export async function checkEnvironment(
   { config }: CheckEnvironmentInput,
   context: StageContext,
@@ -39,6 +40,7 @@ export async function checkEnvironment(
   const { items, precision, training, gpus, versions } = await inspectHost(config, run, settings.home, {
     cancelSignal: signal,
     onProgress,
+    mayFetch: true,
   });
   const errors = items.filter((item) => item.verdict === 'error');
   const warnings = items.filter((item) => item.verdict === 'warning').map(sentence);
@@ -52,30 +54,80 @@ export async function checkEnvironment(
   return { precision, training, gpus, warnings, versions, headline };
 }
 
-/** Look at GPUs, memory, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser reads it. */
+/**
+ * Look at GPUs, memory, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser
+ * reads it. A base that `model.source` names is fetched first with `mayFetch`; without it a base that isn't there is an item.
+ */
 export async function inspectHost(
   config: ResolvedConfig,
   run: RunDirectory,
   home: string,
-  options: PythonOptions,
+  { mayFetch, ...options }: PythonOptions & { mayFetch: boolean },
 ): Promise<Pick<CheckEnvironmentResult, 'precision' | 'training' | 'gpus' | 'versions'> & { items: CheckItem[] }> {
   const gpus = config.train.use_cpu === true ? [] : await listGpus();
   const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
-  const base = String(config.train.model_name_or_path);
-  const trainingBase = needsFp16Base ? await makeBaseOverlay(base, run.baseOverlay, 'float16') : base;
+  const base = config.train.model_name_or_path;
+  const source = await sourceItem(config, mayFetch, options);
+  const isThere = source === undefined || source.verdict === 'ok';
+  const trainingBase = needsFp16Base && isThere ? await makeBaseOverlay(base, run.baseOverlay, 'float16') : base;
   const training = trainingOptions(run, config, trainingBase);
   await writeTrainingConfig(run, training);
   const python = await runPython<{ items: CheckItem[]; versions: Record<string, string> }>(
     'trainer/check_environment.py',
     [
-      ...['--config', run.trainConfig, '--model', base, '--cache-dir', join(home, 'cache')],
+      ...['--config', run.trainConfig, '--cache-dir', join(home, 'cache')],
+      ...(isThere ? ['--model', base] : ['--no-model']),
       ...['--run-dir', run.path, '--gpus', JSON.stringify(gpus)],
     ],
     options,
   );
-  const items = [gpuItem(config, gpus), ...(await servingItems(config, gpus.length > 0, home)), ...python.items];
+  const items = [
+    gpuItem(config, gpus),
+    ...(await servingItems(config, gpus.length > 0, home)),
+    ...(source === undefined ? [] : [source]),
+    ...python.items,
+  ];
   const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
   return { items, precision, training, gpus, versions: python.versions };
+}
+
+/** What is known of the base by its source; undefined without one. */
+async function sourceItem(
+  { model, train }: ResolvedConfig,
+  mayFetch: boolean,
+  options: PythonOptions,
+): Promise<CheckItem | undefined> {
+  if (model === undefined) return undefined;
+  const folder = train.model_name_or_path;
+  if (mayFetch) return presentItem(model.source, await fetchBase(model, folder, options));
+  try {
+    const plan = await planBase(model, folder, options);
+    return plan.state === 'absent' ? absentItem(model.source, folder, plan) : presentItem(model.source, plan);
+  } catch (error) {
+    if (errorNameOf(error) === undefined) throw error;
+    return { name: 'base folder', found: 'not fetched yet', needed: messageOf(error), verdict: 'error' };
+  }
+}
+
+function presentItem(source: string, { state, commit, files, bytes, note }: BaseState): CheckItem {
+  const whole = `${formatBytes(bytes)} in ${files} files at ${commit}, ${state === 'fetched' ? 'fetched now' : 'fetched before'}`;
+  const found = [commit === null ? undefined : whole, note].filter((part) => part !== undefined).join('; ');
+  return { name: 'base folder', found, needed: `the whole of ${source}`, verdict: 'ok' };
+}
+
+function absentItem(
+  source: string,
+  folder: string,
+  { bytes, missingBytes = bytes, freeBytes = 0 }: BasePlan,
+): CheckItem {
+  const fits = missingBytes <= freeBytes;
+  return {
+    name: 'base folder',
+    found: `not fetched yet: ${formatBytes(missingBytes)} of ${formatBytes(bytes)} to come from ${source} into ${folder}`,
+    needed: fits ? 'nothing: a run fetches it first' : `that much room there; ${formatBytes(freeBytes)} are free`,
+    verdict: fits ? 'warning' : 'error',
+    ...(fits ? {} : { fix: 'free some space, or point TEMPER_MODELS at a larger disk' }),
+  };
 }
 
 function gpuItem(config: ResolvedConfig, gpus: Gpu[]): CheckItem {

@@ -35,6 +35,7 @@ export async function loadConfig(
     configsFolder: settings.configsFolder,
     root: checkout,
     allowedRoots: settings.dataRoots,
+    modelsRoot: settings.modelsRoot,
   });
   const configDigest = digestOfValue(config);
   const before = await readJson<RunRecord>(run.run);

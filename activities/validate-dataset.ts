@@ -43,11 +43,14 @@ export async function validateDataset(
   return { rows, kept, trainRows, heldOutRows, digest, reportPath, problemCount, headline };
 }
 
-/** The config's part of the command line of `trainer/validate_dataset.py`. */
-export function validationArguments({ train, heldOut, dataset }: ResolvedConfig): string[] {
+/** The config's part of the command line of `trainer/validate_dataset.py`; with `base` null tokens are not counted. */
+export function validationArguments(
+  { train, heldOut, dataset }: ResolvedConfig,
+  base: string | null = train.model_name_or_path,
+): string[] {
   const optional = {
     '--media-dir': train.media_dir,
-    '--model': train.model_name_or_path,
+    '--model': base,
     '--template': train.template,
     '--cutoff-len': train.cutoff_len,
     '--image-max-pixels': train.image_max_pixels,

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,7 +19,7 @@ export async function doctor(name: string, { json }: { json?: boolean }): Promis
   const settings = readSettings();
   const config = readConfig(name);
   await inTemporaryRun(async (home) => {
-    const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, {});
+    const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, { mayFetch: false });
     if (json) console.log(JSON.stringify({ ok: items.every(({ verdict }) => verdict !== 'error'), items }, null, 2));
     const marks = { ok: 'ok     ', warning: 'warning', error: 'ERROR  ' };
     for (const { name: item, found, needed, verdict, fix } of json ? [] : items) {
@@ -42,10 +43,18 @@ interface DatasetReport {
 export async function validate(name: string, { json }: { json?: boolean }): Promise<void> {
   const settings = readSettings();
   const config = readConfig(name);
+  const isFetched = existsSync(config.train.model_name_or_path);
+  if (!isFetched) console.error('The base is not fetched yet, so tokens are not counted.');
   await inTemporaryRun(async (home) => {
     const out = join(home, 'dataset');
     const args = [
-      ...[...validationArguments(config), '--held-out-fraction', '0', '--roots', settings.dataRoots.join(':')],
+      ...[
+        ...validationArguments(config, isFetched ? undefined : null),
+        '--held-out-fraction',
+        '0',
+        '--roots',
+        settings.dataRoots.join(':'),
+      ],
       ...['--cache-dir', join(settings.home, 'cache/pictures'), '--out', out],
     ];
     const outcome = await runPython(
@@ -67,9 +76,9 @@ export async function validate(name: string, { json }: { json?: boolean }): Prom
 }
 
 function readConfig(name: string): ResolvedConfig {
-  const { configsFolder, dataRoots } = readSettings();
+  const { configsFolder, dataRoots, modelsRoot } = readSettings();
   try {
-    return loadConfig(name, { configsFolder, root: checkout, allowedRoots: dataRoots });
+    return loadConfig(name, { configsFolder, root: checkout, allowedRoots: dataRoots, modelsRoot });
   } catch (error) {
     console.error(`${errorNameOf(error)}: ${messageOf(error)}`);
     process.exit(2);

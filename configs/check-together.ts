@@ -1,9 +1,11 @@
 import type { ConfigIssue } from './config-error.ts';
+import type { ModelSource } from './schema.ts';
 import type { TrainOptions } from './train-options.ts';
 
 /** Sections that passed the schema each on its own; what failed it is left out. */
 export interface SoundParts {
   train: Partial<TrainOptions>;
+  model?: ModelSource;
   heldOut?: { fraction: number };
   evaluate?: { enabled: boolean };
   deploy?: { host: string; apiPort: number; pagePort: number; apiKeyEnv?: string | undefined };

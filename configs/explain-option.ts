@@ -14,7 +14,8 @@ const typeNames: Record<OptionType, string> = {
 };
 
 const missing: Partial<Record<OptionName, string>> = {
-  model_name_or_path: 'the folder of the base, such as /data/model/qwen3-vl-4b-instruct',
+  model_name_or_path:
+    'the folder of the base, such as /data/model/qwen3-vl-4b-instruct, or else model.source, such as hf:Qwen/Qwen3-VL-4B-Instruct',
   dataset: 'the name in dataset_info.json of the rows to train on, such as my_rows',
   dataset_dir: 'the folder that holds dataset_info.json, such as /data/datasets/my_rows',
   template: 'qwen3_vl_nothink for an Instruct base, qwen3_vl for a Thinking one',

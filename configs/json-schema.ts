@@ -9,7 +9,8 @@ export function jsonSchemaText(): string {
 /** The JSON schema of a config file, draft 7, as most editors read it. */
 export function jsonSchema(): Record<string, unknown> {
   const schema = z.toJSONSchema(configSchema, { io: 'input', target: 'draft-7', override: withoutSafeIntegerBounds });
-  return { title: 'Temper config', ...schema };
+  const hasBase = [{ required: ['model'] }, { properties: { train: { required: ['model_name_or_path'] } } }];
+  return { title: 'Temper config', ...schema, anyOf: hasBase };
 }
 
 /** A bound of 2^53 says nothing to a reader. */

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { extname, join, relative, resolve, sep } from 'node:path';
 import { checkTogether, type SoundParts } from './check-together.ts';
 import { ConfigError, type ConfigIssue } from './config-error.ts';
+import { explainOption } from './explain-option.ts';
 import { explainIssues } from './explain-issues.ts';
 import { nearest } from './nearest.ts';
 import { readYaml, type ReadYaml } from './read-yaml.ts';
@@ -52,14 +53,21 @@ function checkConfig(
 ): ResolvedConfig {
   const parsed = configSchema.safeParse(value);
   const sound = soundParts(value);
-  const { paths, issues: pathIssues } = resolvePaths(sound.train, options);
+  const { paths, issues: pathIssues } = resolvePaths(sound.train, options, sound.model);
   const wrong = parsed.success ? [] : explainIssues(parsed.error, value);
-  const issues = [...wrong, ...checkTogether(sound), ...pathIssues].map((issue) => ({
+  const issues = [...wrong, ...missingBase(value), ...checkTogether(sound), ...pathIssues].map((issue) => ({
     ...issue,
     ...locate(issue.path),
   }));
   if (!parsed.success || issues.length > 0) throw new ConfigError(origin.source, inOrder(issues));
   return resolveConfig(parsed.data, paths, { name: origin.name, source: file });
+}
+
+/** The base is a folder that is there or one that `model.source` fills; a config has to say one of the two. */
+function missingBase(value: unknown): ConfigIssue[] {
+  if (!isRecord(value) || !isRecord(value.train) || value.model !== undefined) return [];
+  const name = 'model_name_or_path';
+  return value.train[name] === undefined ? [{ path: `train.${name}`, message: explainOption(name, undefined) }] : [];
 }
 
 /** What of the config is right on its own, so that the checks across settings can say their part beside the schema's. */
@@ -69,7 +77,8 @@ function soundParts(value: unknown): SoundParts {
   const sound = options.filter(([name, option]) => isOption(name) && optionSchema(name).safeParse(option).success);
   const train = Object.fromEntries(sound) as Partial<TrainOptions>;
   const deploy = configSchema.shape.deploy.safeParse(given.deploy);
-  return deploy.success ? { train, deploy: deploy.data } : { train };
+  const { data: model } = configSchema.shape.model.safeParse(given.model);
+  return { train, ...(model === undefined ? {} : { model }), ...(deploy.success ? { deploy: deploy.data } : {}) };
 }
 
 function findConfig(input: string, { configsFolder, root }: LoadOptions): string {

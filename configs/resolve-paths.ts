@@ -3,6 +3,7 @@ import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'nod
 import { listOf } from './check-together.ts';
 import type { ConfigIssue } from './config-error.ts';
 import { show } from './explain-option.ts';
+import type { ModelSource } from './schema.ts';
 import type { TrainOptions } from './train-options.ts';
 import { pathOptions, type OptionName } from './train-rules.ts';
 
@@ -11,19 +12,26 @@ export interface PathScope {
   root: string;
   /** Paths must lie inside one of these folders, links followed. */
   allowedRoots: readonly string[];
+  /** Bases with a `model.source` go here unless `model_name_or_path` says where. */
+  modelsRoot: string;
 }
 
-type Kind = NonNullable<(typeof pathOptions)[OptionName]>;
+/** What a path has to be; `fetched` is a folder that need not be there yet. */
+type Kind = NonNullable<(typeof pathOptions)[OptionName]> | 'fetched';
 
 /** Options that name files and folders, absolute and with links followed; `issues` says which may not be used and why. */
 export function resolvePaths(
   train: Partial<TrainOptions>,
   scope: PathScope,
+  model?: ModelSource,
 ): { paths: Record<string, string>; issues: ConfigIssue[] } {
   const paths: Record<string, string> = {};
   const issues: ConfigIssue[] = [];
-  for (const [name, kind] of Object.entries(pathOptions) as [OptionName, Kind][]) {
-    const resolved = pathsGiven(name, train[name]).map((path) => {
+  for (const [name, usual] of Object.entries(pathOptions) as [OptionName, Kind][]) {
+    const isFetched = name === 'model_name_or_path' && model !== undefined;
+    const kind = isFetched ? 'fetched' : usual;
+    const given = isFetched ? (train[name] ?? join(scope.modelsRoot, folderOf(model))) : train[name];
+    const resolved = pathsGiven(name, given).map((path) => {
       const answer = resolvePath(name, path, kind, scope);
       if ('path' in answer) return answer.path;
       issues.push({ path: `train.${name}`, message: `train.${name}: ${answer.message}` });
@@ -66,7 +74,7 @@ function resolvePath(
   if (given.startsWith('~')) return { message: `${given}: ~ is not expanded here; write the whole path` };
   const path = followLinks(resolve(root, given));
   const exists = existsSync(path);
-  if (name === 'model_name_or_path' && !exists && looksLikeHubId(given))
+  if (name === 'model_name_or_path' && kind === 'folder' && !exists && looksLikeHubId(given))
     return { message: downloadFirst(given, allowedRoots) };
   if (!allowedRoots.some((folder) => isInside(path, followLinks(resolve(folder))))) {
     const leads = path === given ? given : `${given} leads to ${path}, which`;
@@ -76,11 +84,19 @@ function resolvePath(
     };
   }
   if (kind === 'written') return { path };
+  if (!exists && kind === 'fetched') return { path };
   if (!exists) return { message: `${show(path)} does not exist on this host` };
   const isFolder = statSync(path).isDirectory();
-  if (kind === 'folder' && !isFolder) return { message: `${show(path)} is a file, and it must be a folder` };
+  if ((kind === 'folder' || kind === 'fetched') && !isFolder)
+    return { message: `${show(path)} is a file, and it must be a folder` };
   if (kind === 'file' && isFolder) return { message: `${show(path)} is a folder, and it must be a file` };
   return { path };
+}
+
+/** `ORG--NAME`, and a revision of one's own with it; the same for both hubs. */
+function folderOf({ source, revision }: ModelSource): string {
+  const name = source.slice(source.indexOf(':') + 1).replace('/', '--');
+  return revision === undefined ? name : `${name}--${revision.replaceAll('/', '-')}`;
 }
 
 function looksLikeHubId(given: string): boolean {
@@ -90,7 +106,8 @@ function looksLikeHubId(given: string): boolean {
 function downloadFirst(hubId: string, allowedRoots: readonly string[]): string {
   const folder = join(allowedRoots.at(-1) ?? '/data', 'model', basename(hubId).toLowerCase());
   return (
-    `${hubId} is a name on a hub, and the base must be a folder on this host. Download it once, ` +
+    `${hubId} is a name on a hub, and the base must be a folder on this host. Leave model_name_or_path out and write ` +
+    `model: {source: "hf:${hubId}"} (or modelscope:) beside train:, and it is fetched; or download it once, ` +
     `hf download ${hubId} --local-dir ${folder} (or modelscope download --model ${hubId} --local_dir ${folder}), ` +
     `and write model_name_or_path: ${folder}`
   );

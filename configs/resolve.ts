@@ -10,7 +10,7 @@ export interface Origin {
 
 /** Fill in what the config leaves open; what Temper does otherwise than the config says goes into `notes`. */
 export function resolveConfig(config: Config, paths: Record<string, string>, { name, source }: Origin): ResolvedConfig {
-  const notes = [...ownedNotes(config.train), ...adviceOn(config.train)];
+  const notes = [...ownedNotes(config.train), ...adviceOn(config)];
   const deployName = config.deploy.name ?? deploymentName(name);
   return {
     name,
@@ -53,7 +53,7 @@ function ownedNotes(train: TrainOptions): string[] {
 }
 
 /** Legal, and probably not what is wanted. */
-function adviceOn(train: TrainOptions): string[] {
+function adviceOn({ train, model }: Config): string[] {
   const notes: string[] = [];
   if (train.save_strategy === 'no' || train.save_strategy === 'best') {
     notes.push(
@@ -72,7 +72,7 @@ function adviceOn(train: TrainOptions): string[] {
   if (train.neat_packing === true && (train.cutoff_len ?? 2048) % 8 !== 0) {
     notes.push('train.neat_packing has been seen to crash with a cutoff_len that 8 does not divide');
   }
-  const base = train.model_name_or_path.toLowerCase();
+  const base = `${train.model_name_or_path ?? ''} ${model?.source ?? ''}`.toLowerCase();
   if (train.template === 'qwen3_vl' && base.includes('instruct')) {
     notes.push(
       'train.template qwen3_vl trains empty <think> blocks into an Instruct model; qwen3_vl_nothink is made for it',

@@ -1,6 +1,21 @@
 import * as z from 'zod';
 import { trainSchema, type TrainOptions } from './train-options.ts';
 
+const model = z.strictObject({
+  source: z
+    .string()
+    .regex(
+      /^(hf|modelscope):[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/,
+      'takes hf:ORG/NAME for Hugging Face or modelscope:ORG/NAME, such as hf:Qwen/Qwen3-VL-4B-Instruct',
+    )
+    .describe('hf:ORG/NAME or modelscope:ORG/NAME; fetched once, before anything else is checked'),
+  revision: z
+    .string()
+    .regex(/^[A-Za-z0-9][\w./-]*$/, 'takes a branch, a tag or a commit, such as main')
+    .optional()
+    .describe("Branch, tag or commit. Default: the hub's default branch (main, on ModelScope master)"),
+});
+
 const heldOut = z.strictObject({
   fraction: z
     .number()
@@ -99,6 +114,9 @@ const limits = z.strictObject({
 /** What a config file may say; a key that is not here is an error. */
 export const configSchema = z
   .strictObject({
+    model: model
+      .optional()
+      .describe('Where the base comes from; without it train.model_name_or_path is a folder that is there already'),
     train: trainSchema,
     heldOut: heldOut.prefault({}).describe('Rows to judge by'),
     dataset: dataset.prefault({}).describe('What to do about bad rows'),
@@ -117,6 +135,9 @@ export const configSchema = z
 
 export type Config = z.infer<typeof configSchema>;
 
+/** A model on a hub. */
+export type ModelSource = z.infer<typeof model>;
+
 /** LLaMA-Factory's options with defaults and absolute paths, without those that Temper decides. */
 export type ResolvedTrainOptions = Omit<
   TrainOptions,
@@ -124,6 +145,8 @@ export type ResolvedTrainOptions = Omit<
 > & {
   stage: 'sft';
   do_train: true;
+  /** With `model.source` the folder that the base is fetched into, or lies in already. */
+  model_name_or_path: string;
   /** Names in `dataset_info.json`, with commas between them. */
   dataset: string;
   eval_dataset?: string;

@@ -19,7 +19,7 @@ type ValueOf<O extends Option> = {
   [T in O['type'][number]]: T extends 'string' ? ChoiceOf<O> : ValueTypes[T];
 }[O['type'][number]];
 
-/** Options that a config must have; the rest have LLaMA-Factory's defaults. */
+/** Options that a config must have (the base's folder: or a `model.source`); the rest have LLaMA-Factory's defaults. */
 export const requiredOptions = [
   'model_name_or_path',
   'dataset',
@@ -27,9 +27,12 @@ export const requiredOptions = [
   'template',
 ] as const satisfies readonly OptionName[];
 
+/** A required option that `model.source` can stand for; `load.ts` misses it. */
+const suppliedBySource: OptionName = 'model_name_or_path';
+
 /** LLaMA-Factory's options by their own names. */
 export type TrainOptions = { [Name in OptionName]?: ValueOf<(typeof options)[Name]> } & {
-  model_name_or_path: string;
+  model_name_or_path?: string;
   dataset: string | string[];
   dataset_dir: string;
   template: 'qwen3_vl_nothink' | 'qwen3_vl';
@@ -46,7 +49,7 @@ export const trainSchema = z
 export function optionSchema(name: OptionName): z.ZodType {
   const [only, ...others] = alternatives(name);
   const schema = (others.length === 0 ? only : z.union([only, ...others])).meta({ description: describe(name) });
-  return isRequired(name) ? schema : schema.optional();
+  return isRequired(name) && name !== suppliedBySource ? schema : schema.optional();
 }
 
 /** LLaMA-Factory's help and default, and what Temper has to add. */

@@ -5,6 +5,7 @@ export const errorNames = [
   'HostError',
   'OutOfMemoryError',
   'DiskFullError',
+  'DownloadError',
   'TrainerError',
   'DeploymentError',
 ] as const;

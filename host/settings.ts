@@ -4,6 +4,8 @@ export interface HostSettings {
   home: string;
   /** The folder below which a run's `config` names a YAML. */
   configsFolder: string;
+  /** `$TEMPER_MODELS`: bases that a config names by `model.source` are fetched into folders here. */
+  modelsRoot: string;
   /** The folders inside which models and datasets must lie, links followed. */
   dataRoots: string[];
   /** Heavy activities at once: one a GPU group. */

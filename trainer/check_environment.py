@@ -31,7 +31,7 @@ def main(protocol: Protocol) -> dict[str, Any]:
     archs = answer["versions"].get("cudaArchs") or []
     items += [_kernel_item(each, archs) for each in sorted({str(gpu["computeCapability"]) for gpu in arguments.gpus})]
     model = arguments.model or config.get("model_name_or_path")
-    if model:
+    if model and not arguments.no_model:
         items += check_base(Path(model), config.get("template"))
     needs = estimate(config, Path(model)) if model else None
     if arguments.run_dir:
@@ -50,6 +50,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="the training YAML, as LLaMA-Factory reads it")
     parser.add_argument("--model", type=Path, help="base model folder (default: the YAML's model_name_or_path)")
+    parser.add_argument("--no-model", action="store_true", help="the base is yet to be fetched: do not look at it")
     parser.add_argument("--cache-dir", type=Path, help="folder that remembers good answers between runs")
     parser.add_argument("--run-dir", type=Path, help="where checkpoints and the merged model will be written")
     parser.add_argument(

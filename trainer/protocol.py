@@ -14,6 +14,7 @@ ERROR_TYPES = (
     "HostError",
     "OutOfMemoryError",
     "DiskFullError",
+    "DownloadError",
     "TrainerError",
     "DeploymentError",
 )

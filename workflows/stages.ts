@@ -10,6 +10,7 @@ const retried: Record<ErrorName, boolean> = {
   HostError: false,
   OutOfMemoryError: false,
   DiskFullError: true,
+  DownloadError: true,
   TrainerError: true,
   DeploymentError: true,
 };
@@ -26,10 +27,11 @@ const light: ActivityOptions = { startToCloseTimeout: '5m', retry: { ...retry, i
 /** Reads and small writes; any worker of the host does them at once. */
 export const { loadConfig, recordRun, requestStop } = proxyActivities<Activities>(light);
 
+/** Fetches the base first, which may be 70 GB over a slow line; twelve attempts outlast half an hour without network. */
 export const { checkEnvironment } = proxyActivities<Activities>({
-  startToCloseTimeout: '30m',
+  startToCloseTimeout: '48h',
   heartbeatTimeout,
-  retry,
+  retry: { ...retry, maximumAttempts: 12 },
 });
 
 export const { validateDataset, mergeAdapter } = proxyActivities<Activities>({

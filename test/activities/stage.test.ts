@@ -15,7 +15,7 @@ type Work = (input: string, context: StageContext) => Promise<StageResult>;
 let settings: HostSettings;
 
 beforeEach(() => {
-  settings = { home: newFolder(), configsFolder: '', dataRoots: [], gpuSlots: 1 };
+  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], gpuSlots: 1 };
 });
 
 describe('an error that somebody can act on reaches Temporal by its name', () => {

@@ -300,7 +300,14 @@ function rehearse() {
 function attemptIn(home: string, number: number, [name, ...flags]: [StandIn, ...string[]], changes: Changes): Attempt {
   const { rows = 'rows', runName = 'run' } = changes;
   const trainerCommand = standIn(name, ...flags);
-  const activities = createActivities({ home, configsFolder: '', dataRoots: [], gpuSlots: 1, trainerCommand });
+  const activities = createActivities({
+    home,
+    configsFolder: '',
+    modelsRoot: '',
+    dataRoots: [],
+    gpuSlots: 1,
+    trainerCommand,
+  });
   const info = { attempt: number, workflowExecution: { workflowId: runName, runId: 'first-run' } };
   const environment = () => new MockActivityEnvironment(info, { logger: new DefaultLogger('ERROR') });
   const env = environment();

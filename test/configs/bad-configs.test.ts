@@ -18,7 +18,12 @@ const least = { model_name_or_path: 'base', dataset: 'rows', dataset_dir: 'rows'
 
 function refusal(input: string | object): ConfigError {
   try {
-    loadConfig(input, { configsFolder: join(root, 'configs'), root, allowedRoots: [root] });
+    loadConfig(input, {
+      configsFolder: join(root, 'configs'),
+      root,
+      allowedRoots: [root],
+      modelsRoot: join(root, 'models'),
+    });
   } catch (error) {
     if (error instanceof ConfigError) return error;
     throw error;

@@ -8,6 +8,7 @@ interface Schema {
   additionalProperties?: unknown;
   properties: Record<string, Schema>;
   required?: string[];
+  anyOf?: unknown;
 }
 
 const schema = jsonSchema() as unknown as Schema;
@@ -30,5 +31,9 @@ test('an editor offers every option of LLaMA-Factory with its help and default',
 test('an editor marks unknown keys and misses the required ones, and only those', () => {
   expect([schema.additionalProperties, train?.additionalProperties]).toEqual([false, false]);
   expect(schema.required).toEqual(['train']);
-  expect(train?.required?.toSorted()).toEqual(['dataset', 'dataset_dir', 'model_name_or_path', 'template']);
+  expect(train?.required?.toSorted()).toEqual(['dataset', 'dataset_dir', 'template']);
+  expect(schema.anyOf).toEqual([
+    { required: ['model'] },
+    { properties: { train: { required: ['model_name_or_path'] } } },
+  ]);
 });

@@ -1,7 +1,7 @@
 import { afterAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { ConfigError } from '../../configs/config-error.ts';
 import { listConfigs, loadConfig } from '../../configs/load.ts';
 
@@ -29,7 +29,12 @@ const least = {
 
 function load(input: string | object, allowed = ['model', 'datasets']) {
   const allowedRoots = allowed.map((folder) => join(root, folder));
-  return loadConfig(input, { configsFolder: join(root, 'configs'), root, allowedRoots });
+  return loadConfig(input, {
+    configsFolder: join(root, 'configs'),
+    root,
+    allowedRoots,
+    modelsRoot: join(root, 'model'),
+  });
 }
 
 function write(name: string, text: string): string {
@@ -291,8 +296,65 @@ describe('which file is read', () => {
   test('a configs folder that is itself a link is fine', () => {
     write('mine.yaml', text);
     symlinkSync(join(root, 'configs'), join(root, 'linked-configs'));
-    const options = { configsFolder: join(root, 'linked-configs'), root, allowedRoots: [root] };
+    const options = { configsFolder: join(root, 'linked-configs'), root, allowedRoots: [root], modelsRoot: root };
     expect(loadConfig('mine', options).name).toBe('mine');
+  });
+});
+
+describe('a base that is fetched', () => {
+  const source = 'hf:Qwen/Qwen3-VL-4B-Instruct';
+  const { model_name_or_path: _, ...rest } = least;
+
+  test('goes into a folder of its name below the models root, which need not be there', () => {
+    const config = load({ model: { source }, train: rest });
+    expect(config.model).toEqual({ source });
+    expect(config.train.model_name_or_path).toBe(join(root, 'model/Qwen--Qwen3-VL-4B-Instruct'));
+  });
+
+  test('goes into the same folder from either hub, and each revision into one of its own', () => {
+    const folder = (model: object) => basename(load({ model, train: rest }).train.model_name_or_path);
+    expect(folder({ source: source.replace('hf:', 'modelscope:') })).toBe('Qwen--Qwen3-VL-4B-Instruct');
+    expect(folder({ source, revision: 'refs/pr/1' })).toBe('Qwen--Qwen3-VL-4B-Instruct--refs-pr-1');
+  });
+
+  test('goes where model_name_or_path says, inside the roots alone', () => {
+    const into = (model_name_or_path: string) => load({ model: { source }, train: { ...rest, model_name_or_path } });
+    expect(into('model/new/base').train.model_name_or_path).toBe(join(root, 'model/new/base'));
+    expect(refusal(() => into('outside/base')).message).toContain('outside the folders that this worker may use');
+    writeFileSync(join(root, 'model/file'), '');
+    expect(refusal(() => into('model/file')).message).toContain('is a file, and it must be a folder');
+  });
+
+  test('is refused where the models root is no root', () => {
+    expect(refusal(() => load({ model: { source }, train: rest }, ['datasets'])).message).toContain(
+      'TEMPER_DATA_ROOTS',
+    );
+  });
+
+  test('counts as an Instruct model by its source', () => {
+    const { notes } = load({
+      model: { source },
+      train: { ...rest, template: 'qwen3_vl', model_name_or_path: 'model/base' },
+    });
+    expect(notes).toEqual([expect.stringContaining('empty <think> blocks')]);
+  });
+
+  test.each<[object, string]>([
+    [{ source: 'Qwen/Qwen3-VL-4B-Instruct' }, "won't do; it takes hf:ORG/NAME for Hugging Face or modelscope:ORG/NAME"],
+    [{ source: 'hf:Qwen' }, 'takes hf:ORG/NAME'],
+    [{ source: 'hf:Qwen/../../etc' }, 'takes hf:ORG/NAME'],
+    [{ source, revision: '--plan' }, 'model.revision: "--plan" won\'t do; it takes a branch, a tag or a commit'],
+    [{ source, revsion: 'main' }, 'model.revsion is not a setting; did you mean model.revision?'],
+    [{}, 'model.source is missing'],
+  ])('from %j is refused with one sentence', (model, says) => {
+    const { issues } = refusal(() => load({ model, train: rest }));
+    expect(issues.map(({ message }) => message)).toEqual([expect.stringContaining(says)]);
+  });
+
+  test('is missed when the config names neither a source nor a folder', () => {
+    expect(refusal(() => load({ train: rest })).message).toContain(
+      'train.model_name_or_path is missing: the folder of the base, such as /data/model/qwen3-vl-4b-instruct, or else model.source',
+    );
   });
 });
 

@@ -36,7 +36,12 @@ function docker(answers: { info?: string; image?: string; run?: string }): void 
 }
 
 function config(deploy: Record<string, unknown>, train: Record<string, unknown> = {}): ResolvedConfig {
-  const options = { configsFolder: join(checkout, 'configs'), root: checkout, allowedRoots: [checkout] };
+  const options = {
+    configsFolder: join(checkout, 'configs'),
+    root: checkout,
+    allowedRoots: [checkout],
+    modelsRoot: folder,
+  };
   const demo = loadConfig('demo', options);
   return {
     ...demo,

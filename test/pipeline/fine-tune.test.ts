@@ -36,7 +36,13 @@ let run: RunDirectory;
 
 beforeAll(async () => {
   const home = await mkdtemp(join(tmpdir(), 'temper-pipeline-'));
-  settings = { home, configsFolder: join(checkout, 'configs'), dataRoots: [checkout, home], gpuSlots: 1 };
+  settings = {
+    home,
+    configsFolder: join(checkout, 'configs'),
+    modelsRoot: join(home, 'models'),
+    dataRoots: [checkout, home],
+    gpuSlots: 1,
+  };
   env = await startServer();
   handle = await start('whole', await demoConfig());
   result = await withWorkers(env, createActivities(settings), () => handle.result());

@@ -12,6 +12,7 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
     configsFolder: join(checkout, 'configs'),
     root: checkout,
     allowedRoots: [checkout],
+    modelsRoot: join(checkout, '.temper/models'),
   });
   const model = { modelDir: '/models/merged', modelDigest: 'merged' };
   const activities: Activities = {

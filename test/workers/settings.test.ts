@@ -6,6 +6,7 @@ import { readSettings } from '../../workers/settings.ts';
 const defaults = {
   home: join(checkout, '.temper'),
   configsFolder: join(checkout, 'configs'),
+  modelsRoot: join(checkout, '.temper/models'),
   dataRoots: [checkout, join(checkout, '.temper'), '/data'],
   gpuSlots: 1,
 };
@@ -15,9 +16,15 @@ test('a host that says nothing gets settings that work', () => {
 });
 
 test('a variable set to nothing, as in an .env file, counts as not set', () => {
-  expect(readSettings({ TEMPER_HOME: '', TEMPER_CONFIGS: '', TEMPER_DATA_ROOTS: '', TEMPER_GPU_SLOTS: '' })).toEqual(
-    defaults,
-  );
+  expect(
+    readSettings({
+      TEMPER_HOME: '',
+      TEMPER_CONFIGS: '',
+      TEMPER_MODELS: '',
+      TEMPER_DATA_ROOTS: '',
+      TEMPER_GPU_SLOTS: '',
+    }),
+  ).toEqual(defaults);
 });
 
 describe('what a host says is taken', () => {
@@ -29,6 +36,11 @@ describe('what a host says is taken', () => {
     ],
     ['a home relative to where it is started', { TEMPER_HOME: 'here' }, { home: join(process.cwd(), 'here') }],
     ['its configs', { TEMPER_CONFIGS: '/etc/temper' }, { configsFolder: '/etc/temper' }],
+    [
+      'where it fetches bases to, which may then be read',
+      { TEMPER_MODELS: '/models' },
+      { modelsRoot: '/models', dataRoots: expect.arrayContaining(['/models']) },
+    ],
     ['its slots', { TEMPER_GPU_SLOTS: '4' }, { gpuSlots: 4 }],
   ])('%s', (_, env, settings) => {
     expect(readSettings(env)).toMatchObject(settings);
@@ -38,6 +50,7 @@ describe('what a host says is taken', () => {
 test('data roots that are given replace the defaults, but the home is always one', () => {
   const { dataRoots } = readSettings({ TEMPER_HOME: '/home', TEMPER_DATA_ROOTS: '/models::/data/../rows' });
   expect(dataRoots).toEqual(['/models', '/rows', '/home']);
+  expect(readSettings({ TEMPER_DATA_ROOTS: '/rows', TEMPER_MODELS: '/models' }).dataRoots).toContain('/models');
 });
 
 describe('slots that are no whole number from 1 are refused by name', () => {

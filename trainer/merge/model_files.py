@@ -10,11 +10,11 @@ LEVELS = ("text_config", "vision_config")
 DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 KEPT_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 KEPT_STEMS = ("LICENSE", "NOTICE")
-# Weights' own files, and what training, merging and patching leave in a folder.
+# Weights' own files, and what fetching, training, merging and patching leave in a folder.
 LEFT_OUT = (
     "model.safetensors.index.json", "pytorch_model.bin.index.json", "adapter_config.json", "trainer_state.json",
     "all_results.json", "train_results.json", "eval_results.json", "merge.json", "fp16.json", ".merge.json",
-    "digests.json",
+    "digests.json", ".temper-source.json",
 )  # fmt: skip
 LARGEST_BYTES = 100_000_000
 
