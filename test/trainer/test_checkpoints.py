@@ -77,10 +77,7 @@ def test_a_marked_checkpoint_with_any_file_damaged_is_not_loaded(
         mark_complete(make_checkpoint(tmp_path, step))
     damage(tmp_path / "checkpoint-20" / name)
     seen = []
-    assert (
-        newest_verified(tmp_path, lambda verdict, moved_to: seen.append((verdict, moved_to)))
-        == tmp_path / "checkpoint-10"
-    )
+    assert newest_verified(tmp_path, lambda verdict, moved_to: seen.append((verdict, moved_to))) == tmp_path / "checkpoint-10"
     [(verdict, moved_to)] = seen
     assert verdict.checkpoint == "checkpoint-20" and name in verdict.reason
     assert not (tmp_path / "checkpoint-20").exists()

@@ -23,12 +23,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "No space left on device"), "saving", "DiskFullError", "No space left"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "preprocessing", "DiskFullError", ""),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "saving", "DiskFullError", ""),
-        (
-            RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 2 vs 1"),
-            "saving",
-            "DiskFullError",
-            "",
-        ),
+        (RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 2 vs 1"), "saving", "DiskFullError", ""),
         (ValueError("Some keys are not used: ['lora_rnak']"), "parsing", "ConfigError", "lora_rnak"),
         (ValueError("Undefined dataset cards"), "preprocessing", "DatasetError", "cards"),
         (RuntimeError("Image features and image tokens do not match"), "training", "DatasetError", "cutoff_len"),

@@ -15,9 +15,7 @@ import pytest
 
 KEEPER = Path(__file__).parents[2] / "trainer" / "keeper.py"
 SLEEPS = "import time; time.sleep(120)"
-IGNORES_SIGTERM = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(120)"
-)
+IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(120)"
 # A daemon: new session, parent gone, all descriptors but the standard ones closed.
 LEAVES_A_DAEMON = """
 import os, subprocess, sys, time
@@ -88,9 +86,7 @@ def tagged_with(train_dir: Path) -> list[int]:
 
 def test_records_which_trainer_runs_and_how_it_ended(train_dir: Path) -> None:
     (train_dir / "exit.json").write_text("{}")
-    keeper = keep(
-        train_dir, "import sys, time; print('out'); print('err', file=sys.stderr); time.sleep(.3); sys.exit(3)"
-    )
+    keeper = keep(train_dir, "import sys, time; print('out'); print('err', file=sys.stderr); time.sleep(.3); sys.exit(3)")
     until((train_dir / "process.json").exists)
     assert not (train_dir / "exit.json").exists()
     process = read(train_dir, "process.json")
@@ -208,9 +204,7 @@ def test_two_keepers_at_once_never_run_two_trainers(train_dir: Path) -> None:
     code = f"import os, time; os.close(os.open({str(mark)!r}, os.O_CREAT | os.O_EXCL)); time.sleep(.2); os.unlink({str(mark)!r})"
     keepers = [keep(train_dir, code, attempt=attempt) for attempt in range(1, 9)]
     assert [keeper.wait(timeout=30) for keeper in keepers] == [0] * 8
-    assert sorted(line.split("attempt ")[1][0] for line in log(train_dir).splitlines() if "started" in line) == list(
-        "12345678"
-    )
+    assert sorted(line.split("attempt ")[1][0] for line in log(train_dir).splitlines() if "started" in line) == list("12345678")
 
 
 def test_a_keeper_that_waited_in_vain_exits_75_and_names_the_holder(train_dir: Path) -> None:

@@ -90,32 +90,21 @@ def test_the_same_rows_have_the_same_folder_whatever(
     assert folder_for(config, tmp_path) == folder_for({**config, option: value}, tmp_path)
 
 
-def test_the_next_run_shares_the_rows_when_its_pictures_have_absolute_names(
-    config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_next_run_shares_the_rows_when_its_pictures_have_absolute_names(config: dict[str, Any], tmp_path: Path) -> None:
     data = Path(config["dataset_dir"])
     (data / "train.jsonl").write_text((data / "train.jsonl").read_text().replace('"images/', f'"{data}/images/'))
     moved = tmp_path / "next-run"
     moved.mkdir()
     for name in ("train.jsonl", "dataset_info.json"):
         shutil.copy(data / name, moved)
-    assert folder_for(config, tmp_path) == folder_for(
-        {**config, "dataset_dir": str(moved), "media_dir": None}, tmp_path
-    )
+    assert folder_for(config, tmp_path) == folder_for({**config, "dataset_dir": str(moved), "media_dir": None}, tmp_path)
 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"model_name_or_path": "Qwen/Qwen3-VL-4B-Instruct"},
-        {"streaming": True},
-        {"dataset": "from_the_hub"},
-        {"dataset_dir": "/nowhere"},
-    ],
+    [{"model_name_or_path": "Qwen/Qwen3-VL-4B-Instruct"}, {"streaming": True}, {"dataset": "from_the_hub"}, {"dataset_dir": "/nowhere"}],
 )
-def test_rows_that_cannot_be_told_apart_are_not_kept(
-    config: dict[str, Any], tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_rows_that_cannot_be_told_apart_are_not_kept(config: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
     info = json.loads((Path(config["dataset_dir"]) / "dataset_info.json").read_text())
     info["from_the_hub"] = {"hf_hub_url": "somebody/something"}
     (Path(config["dataset_dir"]) / "dataset_info.json").write_text(json.dumps(info))

@@ -191,11 +191,7 @@ def test_out_of_memory_is_told_and_a_smaller_cut_goes_on_with_the_same_losses(
 
     assert small.run(first=lambda: limit(rows=4, from_step=3)) == 1
     failed = small.events()[-1]
-    assert (failed["type"], failed["error"], failed["exception"]) == (
-        "failed",
-        "OutOfMemoryError",
-        "torch.OutOfMemoryError",
-    )
+    assert (failed["type"], failed["error"], failed["exception"]) == ("failed", "OutOfMemoryError", "torch.OutOfMemoryError")
     assert "out of memory" in failed["message"] and failed["atStep"] == 3 and failed["phase"] == "training"
     assert 1 < len(failed["traceback"]) <= 15
     cut = ("--micro-batch", "4", "--accumulation", "2", "--attempt", "2")
@@ -243,9 +239,7 @@ def test_sigterm_saves_between_two_steps_and_a_resume_loses_none(
     assert apart(undisturbed.losses(), training.losses()) <= 1e-6
 
 
-def test_a_crash_after_the_last_step_finishes_without_training_more(
-    whole: Training, new: Callable[..., Training]
-) -> None:
+def test_a_crash_after_the_last_step_finishes_without_training_more(whole: Training, new: Callable[..., Training]) -> None:
     """LLaMA-Factory, resumed at its last step in mid-epoch, would train one step more and replace the adapter."""
     crashed = new("crashed", per_device_train_batch_size=8, gradient_accumulation_steps=1, max_steps=5)
     shutil.copytree(whole.output / "checkpoint-5", crashed.output / "checkpoint-5")
@@ -361,17 +355,7 @@ def test_no_resume_starts_again_and_keeps_the_old_output_aside(new: Callable[...
 def test_as_a_command_under_its_keeper(new: Callable[..., Training], folder: Path) -> None:
     """The whole way once, without a warm start: keeper, interpreter, arguments, exit status."""
     training = new("command", max_steps=1)
-    keeper = [
-        sys.executable,
-        TRAINER / "keeper.py",
-        "--train-dir",
-        training.folder,
-        "--attempt",
-        "1",
-        "--owner",
-        "me",
-        "--",
-    ]
+    keeper = [sys.executable, TRAINER / "keeper.py", "--train-dir", training.folder, "--attempt", "1", "--owner", "me", "--"]
     done = subprocess.run([*keeper, sys.executable, TRAINER / "train.py", *training.argv()], check=False)
     assert done.returncode == 0, training.log()
     pid = json.loads((training.folder / "process.json").read_text())["pid"]
@@ -379,7 +363,9 @@ def test_as_a_command_under_its_keeper(new: Callable[..., Training], folder: Pat
     assert json.loads((training.folder / "exit.json").read_text())["exitCode"] == 0
 
 
-def test_sigterm_in_an_evaluation_saves_the_step_before_it(undisturbed: Training, new: Callable[..., Training]) -> None:
+def test_sigterm_in_an_evaluation_saves_the_step_before_it(
+    undisturbed: Training, new: Callable[..., Training]
+) -> None:
     training = new("evaluating", lora_dropout=0.1, val_size=2, eval_strategy="steps", eval_steps=3)
 
     def terminate_in_an_evaluation() -> None:
@@ -402,17 +388,7 @@ def test_sigterm_in_an_evaluation_saves_the_step_before_it(undisturbed: Training
 def test_two_ranks_stop_at_the_same_step_and_nothing_of_them_is_left(new: Callable[..., Training]) -> None:
     """On SIGTERM to the keeper; each rank has its own session and its data loader's worker."""
     training = new("ranks", max_steps=500, dataloader_num_workers=1)
-    keeper = [
-        sys.executable,
-        TRAINER / "keeper.py",
-        "--train-dir",
-        training.folder,
-        "--attempt",
-        "1",
-        "--owner",
-        "me",
-        "--",
-    ]
+    keeper = [sys.executable, TRAINER / "keeper.py", "--train-dir", training.folder, "--attempt", "1", "--owner", "me", "--"]
     with subprocess.Popen([*keeper, sys.executable, TRAINER / "train.py", *training.argv("--processes", "2")]) as kept:
         while len(training.losses()) < 2:
             assert kept.poll() is None, training.log()

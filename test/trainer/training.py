@@ -28,21 +28,8 @@ def make_dataset(folder: Path, rows: int = 22) -> Path:
         turns = [{"role": "user", "content": "<image>What is this?"}, {"role": "assistant", "content": answer}]
         lines.append(json.dumps({"messages": turns, "images": [f"images/{row}.png"]}) + "\n")
     (folder / "train.jsonl").write_text("".join(lines))
-    tags = {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-        "system_tag": "system",
-    }
-    columns = {
-        "messages": "messages",
-        "images": "images",
-        "system": None,
-        "tools": None,
-        "videos": None,
-        "audios": None,
-    }
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
+    columns = {"messages": "messages", "images": "images", "system": None, "tools": None, "videos": None, "audios": None}
     entry = {"file_name": "train.jsonl", "formatting": "sharegpt", "columns": columns, "tags": tags}
     (folder / "dataset_info.json").write_text(json.dumps({"train": entry}))
     return folder
