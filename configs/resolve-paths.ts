@@ -1,6 +1,6 @@
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
-import { listOf } from './check-together.ts';
+import { listOf } from './check-options.ts';
 import type { ConfigIssue } from './config-error.ts';
 import { show } from './explain-option.ts';
 import type { TrainOptions } from './train-options.ts';

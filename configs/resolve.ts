@@ -1,4 +1,4 @@
-import { listOf } from './check-together.ts';
+import { listOf } from './check-options.ts';
 import type { Config, ResolvedConfig, ResolvedTrainOptions } from './schema.ts';
 import type { TrainOptions } from './train-options.ts';
 import { owned, type OptionName } from './train-rules.ts';
