@@ -9,8 +9,8 @@ import { pathOptions, type OptionName } from './train-rules.ts';
 export interface PathScope {
   /** Relative paths start here. */
   root: string;
-  /** Paths must lie inside one of these folders, links followed. */
-  allowedRoots: readonly string[];
+  /** Paths must lie inside one of these folders, links followed; without them anywhere, and names on a hub will do. */
+  allowedRoots?: readonly string[];
 }
 
 type Kind = NonNullable<(typeof pathOptions)[OptionName]>;
@@ -19,6 +19,7 @@ type Kind = NonNullable<(typeof pathOptions)[OptionName]>;
 export function resolvePaths(
   train: Partial<TrainOptions>,
   scope: PathScope,
+  prefix = 'train.',
 ): { paths: Record<string, string>; issues: ConfigIssue[] } {
   const paths: Record<string, string> = {};
   const issues: ConfigIssue[] = [];
@@ -26,7 +27,7 @@ export function resolvePaths(
     const resolved = pathsGiven(name, train[name]).map((path) => {
       const answer = resolvePath(name, path, kind, scope);
       if ('path' in answer) return answer.path;
-      issues.push({ path: `train.${name}`, message: `train.${name}: ${answer.message}` });
+      issues.push({ path: `${prefix}${name}`, message: `${prefix}${name}: ${answer.message}` });
       return path;
     });
     if (resolved.length > 0) paths[name] = resolved.join(',');
@@ -66,11 +67,13 @@ function resolvePath(
   if (given.startsWith('~')) return { message: `${given}: ~ is not expanded here; write the whole path` };
   const path = followLinks(resolve(root, given));
   const exists = existsSync(path);
-  if (name === 'model_name_or_path' && !exists && looksLikeHubId(given))
+  if (allowedRoots === undefined && !exists && kind !== 'file' && name !== 'dataset_dir' && looksLikeHubId(given))
+    return { path: given };
+  if (allowedRoots !== undefined && name === 'model_name_or_path' && !exists && looksLikeHubId(given))
     return { message: downloadFirst(given, allowedRoots) };
-  if (!allowedRoots.some((folder) => isInside(path, followLinks(resolve(folder))))) {
+  if (allowedRoots?.some((folder) => isInside(path, followLinks(resolve(folder)))) === false) {
     const leads = path === given ? given : `${given} leads to ${path}, which`;
-    const allowed = allowedRoots.length === 0 ? 'none' : allowedRoots.join(', ');
+    const allowed = allowedRoots.join(', ') || 'none';
     return {
       message: `${leads} is outside the folders that this worker may use (${allowed}); TEMPER_DATA_ROOTS in the worker's environment lists them`,
     };
@@ -83,7 +86,8 @@ function resolvePath(
   return { path };
 }
 
-function looksLikeHubId(given: string): boolean {
+/** Whether it could be the name of a model on a hub, as Qwen/Qwen3-VL-4B-Instruct is. */
+export function looksLikeHubId(given: string): boolean {
   return /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(given);
 }
 
