@@ -105,7 +105,7 @@ function checkAlone(train: Train, workingFolder: string): { option: OptionName; 
 function checkpointFault(train: Train, workingFolder: string): string | undefined {
   const { resume_from_checkpoint: given, output_dir } = train as Record<string, unknown>;
   if (given === true) {
-    const folder = resolve(workingFolder, String(output_dir ?? 'trainer_output'));
+    const folder = resolve(workingFolder, typeof output_dir === 'string' ? output_dir : 'trainer_output');
     const found = existsSync(folder) && readdirSync(folder).some((name) => /^checkpoint-\d+$/.test(name));
     return found ? undefined : `there is no checkpoint in ${show(folder)}; leave it out`;
   }
