@@ -30,7 +30,7 @@ beforeAll(async () => {
   const entry = (file_name: string) => ({ file_name, formatting: 'sharegpt', columns, tags });
   write('data/dataset_info.json', JSON.stringify({ good: entry('good.json'), bad: entry('bad.json') }));
   write('data/good.json', JSON.stringify([row('one'), row('two'), row('three')]));
-  write('data/bad.json', JSON.stringify([row('four'), { ...row('<image>'), images: ['images/no-picture.png'] }]));
+  write('data/bad.json', JSON.stringify([row('four'), { ...row('<image>what?'), images: ['images/no-picture.png'] }]));
 });
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
