@@ -1,11 +1,12 @@
 import { Command } from 'commander';
 import { jsonSchemaText } from '../configs/json-schema.ts';
 import { errorNameOf, messageOf } from '../host/errors.ts';
-import { doctor, validate } from './check.ts';
+import { doctor } from './check.ts';
 import { fp16, merge } from './convert.ts';
 import { demo } from './demo.ts';
 import { listDeployed, undeploy } from './deployments.ts';
 import { down, up } from './up.ts';
+import { validate } from './validate.ts';
 import { work } from './worker.ts';
 
 /** The `temper` command: what the Temporal CLI can't do. Exit codes: 0 done, 1 failed, 2 wrong arguments. */
@@ -37,8 +38,10 @@ export async function main(argv: string[]): Promise<void> {
     .action(doctor);
   program
     .command('validate')
-    .description("Judge every row of a config's dataset as LLaMA-Factory would treat it.")
-    .argument('<config>', 'name or path of a YAML below the configs folder')
+    .description(
+      "Judge every row of a config's dataset as LLaMA-Factory would treat it; in its own YAML the options too.",
+    )
+    .argument('<config>', "name or path of a config, or path of LLaMA-Factory's own training YAML")
     .option('--json', 'as JSON')
     .action(validate);
   program

@@ -13,7 +13,7 @@ export class ConfigError extends Error {
   readonly issues: readonly ConfigIssue[];
 
   constructor(source: string, issues: readonly ConfigIssue[], options?: ErrorOptions) {
-    const [first, ...others] = issues.map((issue) => `${place(source, issue)}: ${issue.message}`);
+    const [first, ...others] = issues.map((issue) => issueText(source, issue));
     super(
       others.length === 0
         ? (first ?? source)
@@ -28,6 +28,11 @@ export class ConfigError extends Error {
   get details(): { source: string; issues: readonly ConfigIssue[] } {
     return { source: this.source, issues: this.issues };
   }
+}
+
+/** The issue with its place before it. */
+export function issueText(source: string, issue: ConfigIssue): string {
+  return `${place(source, issue)}: ${issue.message}`;
 }
 
 function place(source: string, { line, column }: ConfigIssue): string {

@@ -1,6 +1,6 @@
 import { llamaFactoryVersion, options, type Option, type OptionType } from './llamafactory-options.ts';
 import { nearest } from './nearest.ts';
-import { formerNames, limits, restricted, secrets, type Limit, type OptionName } from './train-rules.ts';
+import { formerNames, limits, secrets, temperRules, type Limit, type OptionName } from './train-rules.ts';
 
 const typeNames: Record<OptionType, string> = {
   int: 'a whole number',
@@ -21,12 +21,12 @@ const missing: Partial<Record<OptionName, string>> = {
   template: 'qwen3_vl_nothink for an Instruct base, qwen3_vl for a Thinking one',
 };
 
-/** Why `train.<name>` can't have this value, and what to write. */
-export function explainOption(name: OptionName, value: unknown): string {
-  const path = `train.${name}`;
+/** Why the option can't have this value, and what to write. */
+export function explainOption(name: OptionName, value: unknown, rules = temperRules): string {
+  const path = `${rules.prefix}${name}`;
   const { type, default: standard, choices }: Option = options[name];
   if (value === undefined) return `${path} is missing: ${missing[name] ?? typeNames[type[0] ?? 'string']}`;
-  const secret = secrets[name];
+  const secret = rules.secrets[name];
   if (secret !== undefined) {
     const instead = secret === null ? 'leave it out' : `set ${secret} in the worker's environment instead`;
     return `${path} is a secret, and a config is kept in the run's history: ${instead}`;
@@ -35,7 +35,8 @@ export function explainOption(name: OptionName, value: unknown): string {
     const instead = missing[name] ?? `leave the line out for LLaMA-Factory's default, ${JSON.stringify(standard)}`;
     return `${path} is empty: ${instead}`;
   }
-  const only = restricted[name];
+  if (secrets[name] !== undefined) return `${path} takes ${takes(name)}`;
+  const only = rules.restricted[name];
   if (only !== undefined) {
     return `${path}: ${oneOf(value, only.values)}; ${only.why}`;
   }
@@ -46,6 +47,10 @@ export function explainOption(name: OptionName, value: unknown): string {
   if (typeof value === 'number' && choices === undefined && (type.includes('string') || type.includes('names'))) {
     return `${path}: ${value} is a number, and it takes ${takes(name)}: write ${name}: "${value}"`;
   }
+  if (choices !== undefined && typeof value === 'boolean') {
+    const meant = choices.find((choice) => choice === (value ? 'yes' : 'no')) ?? choices.join(' or ');
+    return `${path}: ${value} is no text; write ${name}: "${meant}" (without quotes, LLaMA-Factory reads no and off as false)`;
+  }
   if (choices !== undefined && typeof value === 'string') return `${path}: ${oneOf(value, choices)}`;
   if (typeof value === 'number' && type.includes('int') && !type.includes('float') && !Number.isInteger(value)) {
     return `${path}: ${value} is not a whole number; ${name} takes ${takes(name)}`;
@@ -53,9 +58,9 @@ export function explainOption(name: OptionName, value: unknown): string {
   return `${path}: ${show(value)} won't do; ${name} takes ${takes(name)}`;
 }
 
-/** What to say about a key below `train:` that LLaMA-Factory doesn't have. */
-export function explainUnknownOption(key: string, elsewhere: string | undefined): string {
-  const unknown = `train.${key} is not an option of LLaMA-Factory ${llamaFactoryVersion}`;
+/** What to say about a key among LLaMA-Factory's options that it doesn't have. */
+export function explainUnknownOption(key: string, elsewhere?: string, { prefix } = temperRules): string {
+  const unknown = `${prefix}${key} is not an option of LLaMA-Factory ${llamaFactoryVersion}`;
   if (elsewhere !== undefined) return `${unknown}; ${key} belongs under ${elsewhere}`;
   const former = Object.hasOwn(formerNames, key) ? formerNames[key] : undefined;
   if (former !== undefined) return `${unknown}; write ${former}`;

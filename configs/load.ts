@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { extname, join, relative, resolve, sep } from 'node:path';
+import { basename, extname, join, relative, resolve, sep } from 'node:path';
 import { checkTogether, type SoundParts } from './check-together.ts';
 import { ConfigError, type ConfigIssue } from './config-error.ts';
 import { explainOption } from './explain-option.ts';
@@ -13,6 +13,8 @@ import { optionSchema, type TrainOptions } from './train-options.ts';
 import { isOption } from './train-rules.ts';
 
 export interface LoadOptions extends PathScope {
+  allowedRoots: readonly string[];
+  modelsRoot: string;
   /** A config's name or path is looked up here, and may not lead out of it. */
   configsFolder: string;
 }
@@ -26,7 +28,11 @@ const MAX_CONFIG_BYTES = 1024 * 1024;
 export function loadConfig(input: string | object, options: LoadOptions): ResolvedConfig {
   if (typeof input !== 'string')
     return checkConfig(input, { name: 'inline', source: 'inline' }, () => undefined, options);
-  const file = findConfig(input, options);
+  return loadConfigFile(findConfig(input, options), options);
+}
+
+/** The config in this file, wherever it is. */
+export function loadConfigFile(file: string, options: LoadOptions): ResolvedConfig {
   const shown = isInside(file, options.root) ? relative(options.root, file) : file;
   const { value, issues, locate } = readYaml(readConfigFile(file, shown));
   if (issues.length > 0) throw new ConfigError(shown, issues);
@@ -53,7 +59,7 @@ function checkConfig(
 ): ResolvedConfig {
   const parsed = configSchema.safeParse(value);
   const sound = soundParts(value);
-  const { paths, issues: pathIssues } = resolvePaths(sound.train, options, sound.model);
+  const { paths, issues: pathIssues } = resolvePaths(sound.train, options, { model: sound.model });
   const wrong = parsed.success ? [] : explainIssues(parsed.error, value);
   const issues = [...wrong, ...missingBase(value), ...checkTogether(sound), ...pathIssues].map((issue) => ({
     ...issue,
@@ -100,7 +106,8 @@ function findConfig(input: string, { configsFolder, root }: LoadOptions): string
   throw new ConfigError(input, [{ path: '', message }]);
 }
 
-function readConfigFile(file: string, shown: string): string {
+/** The text of a config; ConfigError when it is none that can be read. */
+export function readConfigFile(file: string, shown: string): string {
   if (statSync(file).size > MAX_CONFIG_BYTES) {
     throw new ConfigError(shown, [{ path: '', message: 'is larger than 1 MiB, which no config is' }]);
   }
@@ -114,11 +121,13 @@ function readConfigFile(file: string, shown: string): string {
 }
 
 function nameOf(file: string, configsFolder: string): string {
-  const path = relative(followLinks(resolve(configsFolder)), file);
+  const folder = followLinks(resolve(configsFolder));
+  const path = isInside(file, folder) ? relative(folder, file) : basename(file);
   return path.slice(0, -extname(path).length).split(sep).join('-');
 }
 
-function inOrder(issues: ConfigIssue[]): ConfigIssue[] {
+/** By place in the file. */
+export function inOrder(issues: ConfigIssue[]): ConfigIssue[] {
   const place = ({ line = 0, column = 0 }: ConfigIssue) => line * 1000 + column;
   return issues.toSorted((a, b) => place(a) - place(b));
 }
@@ -127,6 +136,7 @@ function isYaml(path: string): boolean {
   return /\.ya?ml$/.test(path);
 }
 
-function isRecord(value: unknown): value is Record<string, unknown> {
+/** Whether it is a block of keys and values. */
+export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

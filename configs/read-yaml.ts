@@ -42,14 +42,18 @@ function sentence(code: string, message: string): string {
   return `not readable as YAML: ${message}`;
 }
 
-/** LLaMA-Factory reads YAML 1.1, where an unquoted yes, no, on or off is a boolean. */
+/**
+ * LLaMA-Factory reads YAML 1.1, where an unquoted yes, no, on or off is a boolean. Below `train:` that goes for options that
+ * take one, for Temper writes the YAML that is read; without `train:` for all.
+ */
 function takeYesAndNoAsLlamaFactoryDoes(document: Document): void {
-  const train = document.get('train');
-  if (!isMap(train)) return;
-  for (const { key, value } of train.items) {
+  const isPlain = isMap(document.contents) && !document.has('train');
+  const block = isPlain ? document.contents : document.get('train');
+  if (!isMap(block)) return;
+  for (const { key, value } of block.items) {
     if (!isScalar(key) || !isScalar(value) || value.type !== Scalar.PLAIN || typeof value.value !== 'string') continue;
     const { type }: Pick<Option, 'type'> = isOption(key.value) ? options[key.value] : { type: [] };
-    if (!type.includes('bool') || type.includes('string')) continue;
+    if (!isPlain && (!type.includes('bool') || type.includes('string'))) continue;
     if (/^(yes|no|on|off)$/i.test(value.value)) value.value = /^(yes|on)$/i.test(value.value);
   }
 }

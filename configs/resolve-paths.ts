@@ -1,6 +1,6 @@
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
-import { listOf } from './check-together.ts';
+import { listOf } from './check-options.ts';
 import type { ConfigIssue } from './config-error.ts';
 import { show } from './explain-option.ts';
 import type { ModelSource } from './schema.ts';
@@ -10,10 +10,10 @@ import { pathOptions, type OptionName } from './train-rules.ts';
 export interface PathScope {
   /** Relative paths start here. */
   root: string;
-  /** Paths must lie inside one of these folders, links followed. */
-  allowedRoots: readonly string[];
+  /** Paths must lie inside one of these folders, links followed; without them anywhere, and names on a hub will do. */
+  allowedRoots?: readonly string[];
   /** Bases with a `model.source` go here unless `model_name_or_path` says where. */
-  modelsRoot: string;
+  modelsRoot?: string;
 }
 
 /** What a path has to be; `fetched` is a folder that need not be there yet. */
@@ -23,18 +23,18 @@ type Kind = NonNullable<(typeof pathOptions)[OptionName]> | 'fetched';
 export function resolvePaths(
   train: Partial<TrainOptions>,
   scope: PathScope,
-  model?: ModelSource,
+  { model, prefix = 'train.' }: { model?: ModelSource | undefined; prefix?: string } = {},
 ): { paths: Record<string, string>; issues: ConfigIssue[] } {
   const paths: Record<string, string> = {};
   const issues: ConfigIssue[] = [];
   for (const [name, usual] of Object.entries(pathOptions) as [OptionName, Kind][]) {
     const isFetched = name === 'model_name_or_path' && model !== undefined;
     const kind = isFetched ? 'fetched' : usual;
-    const given = isFetched ? (train[name] ?? join(scope.modelsRoot, folderOf(model))) : train[name];
+    const given = isFetched ? (train[name] ?? join(scope.modelsRoot ?? scope.root, folderOf(model))) : train[name];
     const resolved = pathsGiven(name, given).map((path) => {
       const answer = resolvePath(name, path, kind, scope);
       if ('path' in answer) return answer.path;
-      issues.push({ path: `train.${name}`, message: `train.${name}: ${answer.message}` });
+      issues.push({ path: `${prefix}${name}`, message: `${prefix}${name}: ${answer.message}` });
       return path;
     });
     if (resolved.length > 0) paths[name] = resolved.join(',');
@@ -74,11 +74,19 @@ function resolvePath(
   if (given.startsWith('~')) return { message: `${given}: ~ is not expanded here; write the whole path` };
   const path = followLinks(resolve(root, given));
   const exists = existsSync(path);
-  if (name === 'model_name_or_path' && kind === 'folder' && !exists && looksLikeHubId(given))
+  if (allowedRoots === undefined && !exists && kind !== 'file' && name !== 'dataset_dir' && looksLikeHubId(given))
+    return { path: given };
+  if (
+    allowedRoots !== undefined &&
+    name === 'model_name_or_path' &&
+    kind === 'folder' &&
+    !exists &&
+    looksLikeHubId(given)
+  )
     return { message: downloadFirst(given, allowedRoots) };
-  if (!allowedRoots.some((folder) => isInside(path, followLinks(resolve(folder))))) {
+  if (allowedRoots?.some((folder) => isInside(path, followLinks(resolve(folder)))) === false) {
     const leads = path === given ? given : `${given} leads to ${path}, which`;
-    const allowed = allowedRoots.length === 0 ? 'none' : allowedRoots.join(', ');
+    const allowed = allowedRoots.join(', ') || 'none';
     return {
       message: `${leads} is outside the folders that this worker may use (${allowed}); TEMPER_DATA_ROOTS in the worker's environment lists them`,
     };
@@ -99,7 +107,8 @@ function folderOf({ source, revision }: ModelSource): string {
   return revision === undefined ? name : `${name}--${revision.replaceAll('/', '-')}`;
 }
 
-function looksLikeHubId(given: string): boolean {
+/** Whether it could be the name of a model on a hub, as Qwen/Qwen3-VL-4B-Instruct is. */
+export function looksLikeHubId(given: string): boolean {
   return /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(given);
 }
 

@@ -1,4 +1,5 @@
-import { listOf } from './check-together.ts';
+import { adviceOnOptions } from './advice.ts';
+import { listOf } from './check-options.ts';
 import type { Config, ResolvedConfig, ResolvedTrainOptions } from './schema.ts';
 import type { TrainOptions } from './train-options.ts';
 import { owned, type OptionName } from './train-rules.ts';
@@ -10,7 +11,9 @@ export interface Origin {
 
 /** Fill in what the config leaves open; what Temper does otherwise than the config says goes into `notes`. */
 export function resolveConfig(config: Config, paths: Record<string, string>, { name, source }: Origin): ResolvedConfig {
-  const notes = [...ownedNotes(config.train), ...adviceOn(config)];
+  const advice = adviceOnOptions(config.train, config.model?.source);
+  const said = advice.map(({ option, message }) => `train.${option}${message}`);
+  const notes = [...ownedNotes(config.train), ...adviceOn(config.train), ...said];
   const deployName = config.deploy.name ?? deploymentName(name);
   return {
     name,
@@ -52,8 +55,8 @@ function ownedNotes(train: TrainOptions): string[] {
   });
 }
 
-/** Legal, and probably not what is wanted. */
-function adviceOn({ train, model }: Config): string[] {
+/** What is done otherwise about checkpoints. */
+function adviceOn(train: TrainOptions): string[] {
   const notes: string[] = [];
   if (train.save_strategy === 'no' || train.save_strategy === 'best') {
     notes.push(
@@ -62,25 +65,6 @@ function adviceOn({ train, model }: Config): string[] {
   }
   if (train.save_total_limit === 1)
     notes.push('train.save_total_limit 1: the two newest checkpoints are kept, for the newest may be damaged');
-  if (train.save_only_model === true)
-    notes.push('train.save_only_model: a resumed training starts its optimizer anew and is not the same training');
-  if (train.ignore_data_skip === true)
-    notes.push('train.ignore_data_skip: a resumed training sees rows again and is not the same training');
-  if (train.dataloader_persistent_workers === true)
-    notes.push('train.dataloader_persistent_workers: with dropout a resumed training is not exactly the same');
-  if (train.enable_liger_kernel === true) notes.push('train.enable_liger_kernel does nothing for Qwen3-VL');
-  if (train.neat_packing === true && (train.cutoff_len ?? 2048) % 8 !== 0) {
-    notes.push('train.neat_packing has been seen to crash with a cutoff_len that 8 does not divide');
-  }
-  const base = `${train.model_name_or_path ?? ''} ${model?.source ?? ''}`.toLowerCase();
-  if (train.template === 'qwen3_vl' && base.includes('instruct')) {
-    notes.push(
-      'train.template qwen3_vl trains empty <think> blocks into an Instruct model; qwen3_vl_nothink is made for it',
-    );
-  }
-  if (train.template === 'qwen3_vl_nothink' && base.includes('thinking')) {
-    notes.push('train.template qwen3_vl_nothink is made for Instruct models; qwen3_vl for a Thinking one');
-  }
   return notes;
 }
 

@@ -1,6 +1,6 @@
 import * as z from 'zod';
 import { options, type Option, type OptionType } from './llamafactory-options.ts';
-import { limits, owned, restricted, secrets, type Limit, type OptionName } from './train-rules.ts';
+import { limits, owned, temperRules, type Limit, type OptionName, type OptionRules } from './train-rules.ts';
 
 interface ValueTypes {
   int: number;
@@ -19,17 +19,6 @@ type ValueOf<O extends Option> = {
   [T in O['type'][number]]: T extends 'string' ? ChoiceOf<O> : ValueTypes[T];
 }[O['type'][number]];
 
-/** Options that a config must have (the base's folder: or a `model.source`); the rest have LLaMA-Factory's defaults. */
-export const requiredOptions = [
-  'model_name_or_path',
-  'dataset',
-  'dataset_dir',
-  'template',
-] as const satisfies readonly OptionName[];
-
-/** A required option that `model.source` can stand for; `load.ts` misses it. */
-const suppliedBySource: OptionName = 'model_name_or_path';
-
 /** LLaMA-Factory's options by their own names. */
 export type TrainOptions = { [Name in OptionName]?: ValueOf<(typeof options)[Name]> } & {
   model_name_or_path?: string;
@@ -46,18 +35,18 @@ export const trainSchema = z
   .describe("LLaMA-Factory's training options, by their own names") as unknown as z.ZodType<TrainOptions>;
 
 /** What one option takes. */
-export function optionSchema(name: OptionName): z.ZodType {
-  const [only, ...others] = alternatives(name);
-  const schema = (others.length === 0 ? only : z.union([only, ...others])).meta({ description: describe(name) });
-  return isRequired(name) && name !== suppliedBySource ? schema : schema.optional();
+export function optionSchema(name: OptionName, rules = temperRules): z.ZodType {
+  const [only, ...others] = alternatives(name, rules);
+  const schema = (others.length === 0 ? only : z.union([only, ...others])).meta({ description: describe(name, rules) });
+  return rules.required.includes(name) && !rules.supplied.includes(name) ? schema : schema.optional();
 }
 
 /** LLaMA-Factory's help and default, and what Temper has to add. */
-function describe(name: OptionName): string {
+function describe(name: OptionName, { required, restricted }: OptionRules): string {
   const { help, default: standard }: Option = options[name];
   const sentences = [
     help.replace(/\.$/, ''),
-    standard === null || isRequired(name) || restricted[name] !== undefined
+    standard === null || required.includes(name) || restricted[name] !== undefined
       ? undefined
       : `Default: ${JSON.stringify(standard)}`,
     restricted[name] === undefined
@@ -68,16 +57,12 @@ function describe(name: OptionName): string {
   return sentences.filter((sentence) => sentence !== undefined).join('. ');
 }
 
-function isRequired(name: OptionName): boolean {
-  return requiredOptions.some((required) => required === name);
-}
-
-function alternatives(name: OptionName): [z.ZodType, ...z.ZodType[]] {
+function alternatives(name: OptionName, { required, restricted, secrets }: OptionRules): [z.ZodType, ...z.ZodType[]] {
   if (secrets[name] !== undefined) return [z.null()];
   const only = restricted[name];
   if (only !== undefined) return [z.literal([...only.values])];
   const { type, choices }: Option = options[name];
-  const types = isRequired(name) ? type.filter((each) => each !== 'null') : type;
+  const types = required.includes(name) ? type.filter((each) => each !== 'null') : type;
   const [first, ...others] = types.map((each) => typeSchema(each, choices, limits[name]));
   if (first === undefined) throw new TypeError(`option ${name} has no type`);
   return name === 'resume_from_checkpoint' ? [first, ...others, z.boolean()] : [first, ...others];

@@ -85,6 +85,14 @@ export const restricted: Partial<Record<OptionName, { values: readonly (string |
   train_from_scratch: { values: [false], why: 'it throws the weights of the base away' },
 };
 
+/** Options that a config must have; the rest have LLaMA-Factory's defaults. */
+export const requiredOptions = [
+  'model_name_or_path',
+  'dataset',
+  'dataset_dir',
+  'template',
+] as const satisfies readonly OptionName[];
+
 /** Options that hold a secret, with what does their work in the worker's environment: a config is kept in the run's history. */
 export const secrets: Partial<Record<OptionName, string | null>> = {
   hf_hub_token: 'HF_TOKEN',
@@ -94,6 +102,35 @@ export const secrets: Partial<Record<OptionName, string | null>> = {
   swanlab_api_key: 'SWANLAB_API_KEY',
   swanlab_lark_webhook_url: null,
   swanlab_lark_secret: null,
+};
+
+/** By whose rules an option is judged. */
+export interface OptionRules {
+  /** What stands before an option's name in a path. */
+  prefix: string;
+  required: readonly OptionName[];
+  /** Required ones that another part of the config can stand for; `load.ts` misses them. */
+  supplied: readonly OptionName[];
+  restricted: typeof restricted;
+  secrets: typeof secrets;
+}
+
+/** For a config of Temper. */
+export const temperRules: OptionRules = {
+  prefix: 'train.',
+  required: requiredOptions,
+  supplied: ['model_name_or_path'],
+  restricted,
+  secrets,
+};
+
+/** For a training YAML that LLaMA-Factory itself reads. */
+export const plainRules: OptionRules = {
+  prefix: '',
+  required: ['model_name_or_path'],
+  supplied: [],
+  restricted: {},
+  secrets: {},
 };
 
 /** What Temper decides itself; a value given is accepted, left out of the training, and answered by this sentence. */

@@ -14,6 +14,8 @@ export interface PythonOptions {
   cancelSignal?: AbortSignal | undefined;
   onProgress?: ((progress: PythonProgress) => void) | undefined;
   env?: Record<string, string>;
+  /** Default: the checkout. */
+  cwd?: string;
 }
 
 /**
@@ -23,7 +25,7 @@ export interface PythonOptions {
 export async function runPython<T>(script: string, args: string[], options: PythonOptions = {}): Promise<T> {
   let last: Record<string, unknown> = {};
   const outcome = await runProgram(trainerPython, [join(checkout, script), ...args], {
-    cwd: checkout,
+    cwd: options.cwd ?? checkout,
     cancelSignal: options.cancelSignal,
     env: { PYTHONUNBUFFERED: '1', ...options.env },
     onLine: (line) => {

@@ -8,14 +8,16 @@ export type TrainingOptions = Record<string, unknown>;
 
 /**
  * The exact options of the run's training: the config's, on the clean rows, with each step logged and checkpoints kept.
+ * The clean rows are those that `max_samples` left, so it is not among them.
  * `output_dir` is a folder for whoever runs the YAML by hand; Temper's trainer replaces it by `train/output`.
  */
 export function trainingOptions(run: RunDirectory, config: ResolvedConfig, baseFolder: string): TrainingOptions {
-  const { media_dir: _, ...train } = config.train;
+  const { media_dir: _media, max_samples: _taken, ...train } = config.train;
   return {
     ...train,
     model_name_or_path: baseFolder,
     dataset: 'train',
+    ...(train.eval_dataset === undefined ? {} : { eval_dataset: 'eval' }),
     dataset_dir: run.dataset,
     output_dir: run.trainByHand,
     overwrite_output_dir: false,

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llamafactory.data.template import TEMPLATES
 from llamafactory.hparams.parser import _TRAIN_ARGS
 
 from protocol import write_whole
@@ -37,6 +38,9 @@ export interface Option {{
 }}
 
 export const llamaFactoryVersion = '{llamafactory}';
+
+// prettier-ignore
+export const templates = {templates} as const;
 
 // prettier-ignore
 export const options = {{
@@ -67,7 +71,11 @@ def options_module() -> str:
         for field in dataclasses.fields(arguments_class):
             if field.init and field.name not in lines:
                 lines[field.name] = _line(arguments_class, field, hints[field.name])
-    header = HEADER.format(llamafactory=version("llamafactory"), transformers=version("transformers"))
+    header = HEADER.format(
+        llamafactory=version("llamafactory"),
+        transformers=version("transformers"),
+        templates=json.dumps(sorted(TEMPLATES)),
+    )
     return header + "\n".join(lines.values()) + "\n} as const satisfies Record<string, Option>;\n"
 
 

@@ -1,5 +1,6 @@
 """The judgement of whole datasets, batch by batch, in bounded memory, and the splits that come of it."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -17,7 +18,7 @@ from dataset.rows import Row, check_media, check_text, clips_of
 from dataset.selection import NoSuchSplit, Taken, select
 from dataset.settings import Settings
 from dataset.sources import Batch, Source, Unreadable, list_files, open_source
-from dataset.splits import HELD_OUT, TRAIN, Splits
+from dataset.splits import EVAL, HELD_OUT, TRAIN, Splits
 from dataset.structure import column_problem, convert, used_columns
 from dataset.tokens import (
     CONTROL_TOKENS,
@@ -45,7 +46,9 @@ class Judge:
         settings.out.mkdir(parents=True, exist_ok=True)
         self._log = ProblemLog(settings.out / "problems.jsonl", settings.drops)
         self._dropped = LineFile(settings.out / "dropped.jsonl")
-        self._splits = Splits(settings.out, settings.held_out_fraction, settings.preprocessing_batch_size)
+        self._splits = Splits(
+            settings.out, settings.held_out_fraction, settings.preprocessing_batch_size, bool(settings.eval_datasets)
+        )
         self._cache = open_cache(settings.cache_dir) if settings.cache_dir else None
         self._pool = Pool(settings.processes)
         self._pictures = FileJudge(PICTURES, self._pool, self._cache)
@@ -59,19 +62,20 @@ class Judge:
         self._seen: set[int] = set()
         self._rows = self._kept = self._refused = 0
         self._datasets: list[dict[str, Any]] = []
-        self._fatal = False
+        self._fatal = self._told_blind = False
         self._bytes_done = self._bytes_total = 0
 
     def run(self) -> dict[str, Any]:
         """Judge everything; returns what report.json says. Raises TemperError for a dataset refused."""
         try:
             self._prepare_tokens()
-            entries, problems = read_entries(self._settings.dataset_dir, self._settings.datasets)
-            self._note(problems)
-            listed = [(entry, self._list_files(entry)) for entry in entries]
-            self._bytes_total = sum(os.path.getsize(path) for _, files in listed for path in files)
-            for entry, files in listed:
-                self._judge_entry(entry, files)
+            listed = [self._list(names) for names in (self._settings.datasets, self._settings.eval_datasets)]
+            self._bytes_total = sum(os.path.getsize(path) for part in listed for _, files in part for path in files)
+            for part in listed:
+                for entry, files in part:
+                    self._judge_entry(entry, files)
+                self._splits.evaluating = True
+                self._seen.clear()
             report = self._finish()
         except BaseException:
             for file in (self._log, self._dropped, self._splits):
@@ -117,17 +121,21 @@ class Judge:
                 settings.video_fps,
                 settings.video_maxlen,
             )
-            self._counter = TokenCounter(
-                settings.model,
-                settings.template,
-                settings.cutoff_len,
-                settings.processes,
-                self._video_rule,
-                settings.default_system,
-            )
+            self._counter = TokenCounter(settings.model, settings, self._video_rule)
         except (UnreadableBase, ValueError, OSError) as error:
-            fix = "Complete the base folder"
+            fix = "Complete or correct it"
             self._note([Problem("base-unreadable", str(error), fix, file=str(settings.model))])
+        for option in ("tool_format", "split_special_tokens"):
+            if getattr(settings, option):
+                what, fix = f"{option} changes tokens, and they are counted without it", "Leave room below cutoff_len"
+                self._note([Problem("tokens-inexact", what, fix, "warning", "trains")])
+
+    def _list(self, names: list[str]) -> list[tuple[Entry, list[str]]]:
+        if not names:
+            return []
+        entries, problems = read_entries(self._settings.dataset_dir, names)
+        self._note(problems)
+        return [(entry, self._list_files(entry)) for entry in entries]
 
     def _list_files(self, entry: Entry) -> list[str]:
         files, problems = list_files(self._settings.dataset_dir, entry)
@@ -249,6 +257,7 @@ class Judge:
             if row.conversation is not None:
                 check_text(row, control)
                 self._finder.find(row, entry)
+        self._check_template(rows, entry)
         self._pictures.judge(path for row in rows for path in row.picture_files())
         if any(row.videos for row in rows):
             if self._videos is None:
@@ -261,6 +270,21 @@ class Judge:
         for row in rows:
             self._settle(row, label, entry)
 
+    def _check_template(self, rows: list[Row], entry: Entry) -> None:
+        """Once, when there is something to see: whether the template, or the lack of one, shows it to the model."""
+        template = self._settings.template
+        shows = TEMPLATES[template][1] if template in TEMPLATES else bool(template)
+        if shows or self._told_blind or not any(row.pictures or row.videos for row in rows):
+            return
+        self._told_blind = True
+        what = (
+            f"template {template} shows no pictures"
+            if template
+            else "there is no template, and without one no pictures"
+        )
+        fix = "Set template: qwen3_vl_nothink for an Instruct base, qwen3_vl for a Thinking one"
+        self._note([Problem("template-blind", what, fix)], dataset=entry.name)
+
     def _count_tokens(self, rows: list[Row], entry: Entry) -> None:
         if self._counter is None:
             return
@@ -271,13 +295,13 @@ class Judge:
             if clips is not None and row.conversation is not None:
                 shown.append((row.conversation, Shown(row.picture_tokens, clips)))
                 countable.append(row)
-        limit = self._settings.cutoff_len
+        limit = self._settings.limit
         for row, count in zip(countable, self._counter.count(shown), strict=True):
             if isinstance(count, ValueError):
                 fix = "Give each row one video, in its first question"
                 row.problems.append(Problem("video-count", str(count), fix, field=entry.columns["videos"]))
                 continue
-            row.check_cut(count, limit)
+            row.check_cut(count, limit, self._settings.cutoff_len)
             if not row.refused:
                 self._tokens.add(count.total, count.answers, count.media, count.total > limit)
 
@@ -353,11 +377,12 @@ class Judge:
             "kept": self._kept,
             "trainRows": rows[TRAIN],
             "heldOutRows": rows[HELD_OUT],
+            "evalRows": rows.get(EVAL, 0),
             "problemCount": log.count,
             "errorCount": log.errors,
             "problemKinds": log.by_kind(),
             "problems": log.first,
-            "tokens": self._tokens.record(settings.cutoff_len) if self._counter else None,
+            "tokens": self._tokens.record(settings.cutoff_len, int(settings.packing)) if self._counter else None,
             "pictures": self._picture_figures(),
             "digest": self._splits.digest,
             "datasets": self._datasets,
@@ -374,13 +399,21 @@ class Judge:
     def _check_splits(self) -> None:
         fraction = self._settings.held_out_fraction
         rows = self._splits.rows
-        if self._kept and not rows[TRAIN]:
-            what = f"all {self._kept} rows fall into the held-out split (heldOutFraction {fraction})"
+        kept = rows[TRAIN] + rows[HELD_OUT]
+        if kept and not rows[TRAIN]:
+            what = f"all {kept} rows fall into the held-out split (heldOutFraction {fraction})"
             self._note([Problem("split-no-training", what, "Lower heldOutFraction, or add rows")])
-        elif self._kept and fraction > 0 and not rows[HELD_OUT]:
-            what = f"no row falls into the held-out split (heldOutFraction {fraction} of {self._kept} rows)"
+        elif kept and fraction > 0 and not rows[HELD_OUT]:
+            what = f"no row falls into the held-out split (heldOutFraction {fraction} of {kept} rows)"
             fix = "Raise heldOutFraction, or add rows, if the trained model is to be judged on unseen ones"
             self._note([Problem("split-no-held-out", what, fix, "warning", "trains")])
+        if self._settings.drops and rows.get(EVAL) == 0:
+            what, fix = "no row of eval_dataset is good", "Mend its rows, or leave eval_dataset out"
+            self._note([Problem("split-no-eval", what, fix)])
+        size = self._settings.val_size
+        if size > 0 and rows[TRAIN] and (size if size >= 1 else math.ceil(size * rows[TRAIN])) >= rows[TRAIN]:
+            what = f"val_size {size:g} takes all of the {rows[TRAIN]} rows, and none is left to train on"
+            self._note([Problem("val-size", what, "Lower val_size, or add rows")])
         if len(self._splits.video_forms) > 1:
             what = "some datasets give videos as files, others as lists of frames, and one column cannot hold both"
             self._note([Problem("videos-mixed", what, "Train on them apart, or use one form for all")])

@@ -23,6 +23,7 @@ from protocol import sync_folder
 _KEPT = 8
 """Results that are kept, the latest."""
 _FILES = ("train.jsonl", "held_out.jsonl", "dataset_info.json", "problems.jsonl", "dropped.jsonl", "report.json")
+_EVAL_FILE = "eval.jsonl"
 _BASE_FILES = ("tokenizer.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _MEDIA = "media.json"
 
@@ -35,6 +36,7 @@ class Memory:
         self._settings = settings
         self._results = settings.cache_dir / "datasets"
         self._folder = self._results / _key(settings)
+        self._files = (*_FILES, _EVAL_FILE) if settings.eval_datasets else _FILES
 
     def recall(self) -> dict[str, Any] | None:
         """Put the remembered files into `out` and return the report, if nothing has changed since."""
@@ -47,8 +49,10 @@ class Memory:
             return None
         out = self._settings.out
         out.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
+        for name in self._files:
             _copy_whole(self._folder / name, out / name)
+        if not self._settings.eval_datasets:
+            (out / _EVAL_FILE).unlink(missing_ok=True)
         sync_folder(out)
         os.utime(self._folder)
         return report
@@ -65,7 +69,7 @@ class Memory:
         temporary = self._results / f".{self._folder.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name in _FILES:
+        for name in self._files:
             shutil.copyfile(self._settings.out / name, temporary / name)
         (temporary / _MEDIA).write_text(json.dumps({"folders": folders, "files": stats}))
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -78,10 +82,12 @@ class Memory:
 def _key(settings: Settings) -> str:
     """Digest of all that the result depends on, pictures and videos aside."""
     asked = {name: value for name, value in asdict(settings).items() if name not in ("out", "cache_dir", "processes")}
-    entries, problems = read_entries(settings.dataset_dir, settings.datasets)
+    entries, problems = read_entries(settings.dataset_dir, settings.datasets + settings.eval_datasets)
     files = [path for entry in entries for path in list_files(settings.dataset_dir, entry)[0]]
     if settings.model is not None:
         files += [str(settings.model / name) for name in _BASE_FILES]
+    if settings.new_special_tokens_config is not None:
+        files.append(str(settings.new_special_tokens_config))
     packages = Path(sysconfig.get_path("purelib"))
     parts = [
         asked,

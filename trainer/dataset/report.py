@@ -130,8 +130,8 @@ class TokenReport:
         self.media += media
         self.cut_rows += cut
 
-    def record(self, cutoff_len: int) -> dict[str, Any] | None:
-        """The figures as plain JSON; None without rows."""
+    def record(self, cutoff_len: int, spare: int = 0) -> dict[str, Any] | None:
+        """The figures as plain JSON; None without rows. `spare` tokens of cutoff_len are not the rows'."""
         if not self._lengths:
             return None
         rows = self._lengths.total()
@@ -149,7 +149,7 @@ class TokenReport:
             "pictures": self.media,
             "cutoffLen": cutoff_len,
             "cutRows": self.cut_rows,
-            "suggestedCutoffLen": max(64, -(-longest // 64) * 64),
+            "suggestedCutoffLen": max(64, -(-(longest + spare) // 64) * 64),
             "histogram": _histogram(lengths),
         }
 

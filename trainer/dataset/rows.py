@@ -43,24 +43,26 @@ class Row:
         """Every video file."""
         return [video for video in self.videos if isinstance(video, str)]
 
-    def check_cut(self, count: Count, limit: int) -> None:
-        """What cutoff_len takes from the row: a picture's tokens kill training, text is lost without a word."""
+    def check_cut(self, count: Count, limit: int, cutoff_len: int) -> None:
+        """What lies beyond `limit`: a picture's tokens kill training, text is lost without a word."""
         if count.total <= limit:
             return
+        enough = count.total + cutoff_len - limit
         if count.media_cut:
-            what = f"the row has {count.total} tokens; cutoff_len {limit} cuts {count.media_cut} picture tokens"
-            fix = f"Set cutoff_len to at least {count.total}, or image_max_pixels lower"
+            what = f"the row has {count.total} tokens; cutoff_len {cutoff_len} cuts {count.media_cut} picture tokens"
+            fix = f"Set cutoff_len to at least {enough}, or image_max_pixels lower"
             self.problems.append(Problem("cut-picture", what, fix, how="at the step that reaches the row"))
             return
         lost = []
         if count.turns_cut:
-            lost.append(f"the last {count.turns_cut} question(s) with their answers are")
+            end = "first" if count.from_start else "last"
+            lost.append(f"the {end} {count.turns_cut} question(s) with their answers are")
         elif count.answers_cut:
             lost.append(f"{count.answers_cut} tokens of the answer are")
         if count.questions_cut and not count.turns_cut:
             lost.append(f"{count.questions_cut} tokens of the question are")
-        what = f"the row has {count.total} tokens, cutoff_len is {limit}: {' and '.join(lost)} cut"
-        fix = f"Set cutoff_len to at least {count.total}"
+        what = f"the row has {count.total} tokens, cutoff_len is {cutoff_len}: {' and '.join(lost)} cut"
+        fix = f"Set cutoff_len to at least {enough}"
         self.problems.append(Problem("cut-text", what, fix, "warning", "differs"))
 
 

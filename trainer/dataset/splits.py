@@ -1,4 +1,4 @@
-"""The two files of clean rows: written as rows come, in an order that LLaMA-Factory can read, whole or not at all."""
+"""The files of clean rows: written as rows come, in an order that LLaMA-Factory can read, whole or not at all."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dataset.split import is_held_out
 from dataset.structure import Conversation
 from protocol import write_whole
 
-TRAIN, HELD_OUT = "train", "held_out"
+TRAIN, HELD_OUT, EVAL = "train", "held_out", "eval"
 _IMAGES, _VIDEOS = 1, 2
 _SETTLED_BYTES = 8 << 20
 """A little less than what datasets' JSON reader takes the columns' types from."""
@@ -34,11 +34,14 @@ class _Split:
 
 
 class Splits:
-    """Writes train.jsonl, held_out.jsonl and their dataset_info.json into a folder."""
+    """Writes train.jsonl, held_out.jsonl, eval.jsonl when `evaluated`, and their dataset_info.json into a folder."""
 
-    def __init__(self, out: Path, held_out_fraction: float, batch_rows: int) -> None:
+    def __init__(self, out: Path, held_out_fraction: float, batch_rows: int, evaluated: bool = False) -> None:
         self._out, self._fraction = out, held_out_fraction
-        self._splits = {name: _Split(out / f"{name}.jsonl", batch_rows) for name in (TRAIN, HELD_OUT)}
+        names = (TRAIN, HELD_OUT, EVAL) if evaluated else (TRAIN, HELD_OUT)
+        self._splits = {name: _Split(out / f"{name}.jsonl", batch_rows) for name in names}
+        self.evaluating = False
+        """Whether the rows that come are those of eval_dataset."""
         self.video_forms: set[type] = set()
         """str for a file, list for frames: a column holds only one of them."""
         self._digest = hashlib.sha256()
@@ -46,7 +49,8 @@ class Splits:
 
     def keep(self, conversation: Conversation, images: list[str], videos: list[Any], digests: Sequence[str]) -> None:
         """Write one row with absolute media paths; `digests` are the sha256 of all it shows, in order."""
-        name = HELD_OUT if is_held_out(digests, conversation.turns[0][1], self._fraction) else TRAIN
+        held_out = not self.evaluating and is_held_out(digests, conversation.turns[0][1], self._fraction)
+        name = EVAL if self.evaluating else HELD_OUT if held_out else TRAIN
         split = self._splits[name]
         turns = [("system", conversation.system), *conversation.turns] if conversation.system else conversation.turns
         row: dict[str, Any] = {"messages": [{"role": role, "content": content} for role, content in turns]}
@@ -77,7 +81,9 @@ class Splits:
         return len(self._splits[TRAIN].media & self._splits[HELD_OUT].media)
 
     def commit(self) -> None:
-        """Give all files their names."""
+        """Give all files their names; an eval.jsonl of an earlier time goes."""
+        if EVAL not in self._splits:
+            (self._out / f"{EVAL}.jsonl").unlink(missing_ok=True)
         for split in self._splits.values():
             if split.late.any() or split.first_late():
                 split.file.reorder(_order(split.shows))
@@ -89,6 +95,7 @@ class Splits:
         """Leave nothing that somebody could take for the splits."""
         for split in self._splits.values():
             split.file.discard()
+        (self._out / f"{EVAL}.jsonl").unlink(missing_ok=True)
         (self._out / "dataset_info.json").unlink(missing_ok=True)
 
 

@@ -7,11 +7,13 @@ Mirrors `data/template.py`, `data/mm_plugin.py` and `data/processor/supervised.p
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset.settings import Settings
 from dataset.structure import Conversation, function_calls
 from dataset.videos import VIDEO_PAD, VISION_END, VISION_START, Clip, VideoRule, clip_text
 
@@ -39,6 +41,7 @@ _TOOLS = (
     """"arguments": <args-json-object>}}\n</tool_call>"""
 )
 _EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+_THOUGHT = re.compile(r"<think>\n(.*?)\n</think>\n\n", re.DOTALL)
 
 TEMPLATES = {
     # name: (a thinking template, shows pictures, the system prompt when the row has none)
@@ -169,7 +172,7 @@ class Shown:
 
 @dataclass(slots=True)
 class Count:
-    """Tokens of a row: all of it, of its answers, of its pictures; and what `cutoff_len` takes away."""
+    """Tokens of a row: all of it, those that are learned, of its pictures; and what `cutoff_len` takes away."""
 
     total: int
     answers: int
@@ -178,21 +181,15 @@ class Count:
     answers_cut: int = 0
     questions_cut: int = 0
     turns_cut: int = 0
+    from_start: bool = False
+    """The first turns are cut before the last ones."""
 
 
 class TokenCounter:
-    """Counts rows in batches with the base's tokenizer, as LLaMA-Factory would encode them with `template`."""
+    """Counts rows in batches with the base's tokenizer, as LLaMA-Factory would encode them with the settings."""
 
-    def __init__(
-        self,
-        model: Path,
-        template: str,
-        cutoff_len: int,
-        threads: int,
-        video_rule: VideoRule | None = None,
-        default_system: str | None = None,
-    ) -> None:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    def __init__(self, model: Path, settings: Settings, video_rule: VideoRule | None = None) -> None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(settings.processes))
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         from tokenizers import Tokenizer
 
@@ -203,10 +200,15 @@ class TokenCounter:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise UnreadableBase(f"{path} cannot be read: {error}") from error
-        self._thinking, self.shows_pictures, self._default_system = TEMPLATES[template]
-        if default_system is not None:
-            self._default_system = default_system
-        self._cutoff_len, self._video_rule, self._has_videos = cutoff_len, video_rule, False
+        self._tokenizer.add_tokens(settings.add_tokens)
+        self._tokenizer.add_special_tokens(_added_special_tokens(settings))
+        self._thinking, self.shows_pictures, self._default_system = TEMPLATES[settings.template]
+        if settings.default_system is not None:
+            self._default_system = settings.default_system
+        self._settings, self._video_rule, self._has_videos = settings, video_rule, False
+        self._cutoff_len = settings.limit
+        self._forgets = settings.mask_history and not settings.preserve_thinking
+        """Whether a thinking template leaves the thoughts of earlier answers out."""
         self.special_tokens = _special_tokens(path)
 
     def count(self, rows: Sequence[tuple[Conversation, Shown]]) -> list[Count | ValueError]:
@@ -228,7 +230,10 @@ class TokenCounter:
     def _count(self, pieces: list[list[str]], pictures: list[int], lengths: Iterator[int]) -> Count:
         sizes = [sum(next(lengths) for _ in parts) for parts in pieces]
         frames = sum(text.count(VIDEO_PAD) for parts in pieces for text in parts) if self._has_videos else 0
-        count = Count(sum(sizes) + sum(pictures) - len(pictures), sum(sizes[1::2]), sum(pictures) + frames)
+        total = sum(sizes) + sum(pictures) - len(pictures)
+        answers = sizes[-1] if self._settings.mask_history else sum(sizes[1::2])
+        learned = total if self._settings.train_on_prompt else answers
+        count = Count(total, learned, sum(pictures) + frames, from_start=self._settings.mask_history)
         if count.total > self._cutoff_len:
             self._cut(count, pieces, pictures)
         return count
@@ -250,6 +255,9 @@ class TokenCounter:
                     content = content.replace("<video>", clip_text(clips, number, index, self._video_rule), 1)
                     self._has_videos = True
                     number += 1
+            last = index == len(conversation.turns) - 1
+            if index % 2 == 1 and self._thinking:
+                content = self._thought(content, parts, pieces, last)
             if role == "user":
                 parts.append(_USER.replace("{{content}}", content, 1).replace("{{idx}}", str(index // 2), 1))
             elif role == "observation":
@@ -258,10 +266,18 @@ class TokenCounter:
                 parts.append(_ASSISTANT.replace("{{content}}", _function_text(content), 1))
             else:
                 parts.append(_ASSISTANT.replace("{{content}}", content, 1))
-            if index % 2 == 1 and self._thinking and "<think>" not in content and "</think>" not in content:
-                parts.insert(0, _EMPTY_THOUGHT)
             pieces.append([part for part in parts if part])
         return pieces
+
+    def _thought(self, content: str, parts: list[str], pieces: list[list[str]], last: bool) -> str:
+        """An answer as a thinking template writes it; an empty thought goes before it or to the question's end."""
+        if self._settings.enable_thinking is False:
+            content = _THOUGHT.sub("", content).lstrip("\n")
+        if self._forgets and not last:
+            return _THOUGHT.sub("", content).lstrip("\n")
+        if "<think>" not in content and "</think>" not in content:
+            (parts if self._settings.enable_thinking else pieces[-1]).append(_EMPTY_THOUGHT)
+        return content
 
     def _cut(self, count: Count, pieces: list[list[str]], pictures: list[int]) -> None:
         """What LLaMA-Factory's cut takes: turn by turn, question and answer share what is left of cutoff_len."""
@@ -278,7 +294,8 @@ class TokenCounter:
                         marks.append(1 if token == video else 0)
             turns.append(marks)
         used = 0
-        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        pairs = list(zip(turns[::2], turns[1::2], strict=True))
+        for question, answer in reversed(pairs) if count.from_start else pairs:
             if used >= self._cutoff_len:
                 kept_question = kept_answer = 0
                 count.turns_cut += 1
@@ -316,6 +333,22 @@ def _function_text(content: str) -> str:
     before, calls = function_calls(content)
     rendered = [json.dumps(call, ensure_ascii=False) for call in calls]
     return before + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in rendered)
+
+
+def _added_special_tokens(settings: Settings) -> list[str]:
+    """The special tokens that LLaMA-Factory adds: those of the file if there is one."""
+    path = settings.new_special_tokens_config
+    if path is None:
+        return settings.add_special_tokens
+    import yaml
+
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UnreadableBase(f"new_special_tokens_config {path} cannot be read: {error}") from error
+    if not isinstance(described, dict):
+        raise UnreadableBase(f"new_special_tokens_config {path} is no block of tokens with their descriptions")
+    return [str(token) for token in described]
 
 
 def _special_tokens(path: Path) -> frozenset[str]:

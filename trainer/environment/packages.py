@@ -39,12 +39,17 @@ _OPTIONAL: tuple[tuple[str, tuple[Any, ...] | None, str, str], ...] = (
     ("plot_loss", None, "matplotlib", "plot_loss"),
     ("predict_with_generate", None, "rouge-chinese", "predict_with_generate"),
 )
-_REPORTERS = {
+REPORTERS = {
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "swanlab": "swanlab",
     "mlflow": "mlflow",
     "trackio": "trackio",
+    "neptune": "neptune",
+    "comet_ml": "comet-ml",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "dvclive": "dvclive",
 }
 
 
@@ -76,7 +81,7 @@ def check_packages(config: dict[str, Any]) -> list[Item]:
         items[-1].verdict, items[-1].fix = "error", install_command("llamafactory==0.9.5")
     items += _check_torch()
     items += _check_windows()
-    items += _check_optional(config)
+    items += check_optional(config)
     return items
 
 
@@ -156,7 +161,8 @@ def _read_windows() -> list[str]:
         return list(_WINDOWS)
 
 
-def _check_optional(config: dict[str, Any]) -> list[Item]:
+def check_optional(config: dict[str, Any]) -> list[Item]:
+    """The packages that only some options need, each whether it is installed."""
     wanted: dict[str, str] = {}
     for option, values, package, reason in _OPTIONAL:
         value = config.get(option)
@@ -164,8 +170,8 @@ def _check_optional(config: dict[str, Any]) -> list[Item]:
             wanted[package] = reason
     reporters = config.get("report_to") or []
     for reporter in [reporters] if isinstance(reporters, str) else reporters:
-        if reporter in _REPORTERS:
-            wanted[_REPORTERS[reporter]] = f"report_to: {reporter}"
+        if reporter in REPORTERS:
+            wanted[REPORTERS[reporter]] = f"report_to: {reporter}"
     items = []
     for package, reason in wanted.items():
         found = installed(package)
