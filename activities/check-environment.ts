@@ -57,12 +57,13 @@ export async function checkEnvironment(
 /**
  * Look at GPUs, memory, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser
  * reads it. A base that `model.source` names is fetched first with `mayFetch`; without it a base that isn't there is an item.
+ * `room` is where checkpoints and the merged model would go, if not into the run directory.
  */
 export async function inspectHost(
   config: ResolvedConfig,
   run: RunDirectory,
   home: string,
-  { mayFetch, ...options }: PythonOptions & { mayFetch: boolean },
+  { mayFetch, room = run.path, ...options }: PythonOptions & { mayFetch: boolean; room?: string },
 ): Promise<Pick<CheckEnvironmentResult, 'precision' | 'training' | 'gpus' | 'versions'> & { items: CheckItem[] }> {
   const gpus = config.train.use_cpu === true ? [] : await listGpus();
   const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
@@ -77,7 +78,7 @@ export async function inspectHost(
     [
       ...['--config', run.trainConfig, '--cache-dir', join(home, 'cache')],
       ...(isThere ? ['--model', base] : ['--no-model']),
-      ...['--run-dir', run.path, '--gpus', JSON.stringify(gpus)],
+      ...['--run-dir', room, '--gpus', JSON.stringify(gpus)],
     ],
     options,
   );

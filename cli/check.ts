@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { inspectHost } from '../activities/check-environment.ts';
 import { loadConfig } from '../configs/load.ts';
 import type { ResolvedConfig } from '../configs/schema.ts';
@@ -12,7 +13,10 @@ export async function doctor(name: string, { json }: { json?: boolean }): Promis
   const settings = readSettings();
   const config = readConfig(name);
   await inTemporaryRun(async (home) => {
-    const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, { mayFetch: false });
+    const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, {
+      mayFetch: false,
+      room: join(settings.home, 'runs', 'doctor'),
+    });
     if (json) console.log(JSON.stringify({ ok: items.every(({ verdict }) => verdict !== 'error'), items }, null, 2));
     const marks = { ok: 'ok     ', warning: 'warning', error: 'ERROR  ' };
     for (const { name: item, found, needed, verdict, fix } of json ? [] : items) {
