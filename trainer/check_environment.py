@@ -33,10 +33,11 @@ def main(protocol: Protocol) -> dict[str, Any]:
     model = arguments.model or config.get("model_name_or_path")
     if model and not arguments.no_model:
         items += check_base(Path(model), config.get("template"))
-    needs = estimate(config, Path(model)) if model else None
+    on_cpu = not arguments.gpus
+    needs = estimate(config, Path(model), on_cpu) if model else None
     if arguments.run_dir:
         items.append(disk_item(needs, arguments.run_dir))
-    items += memory_items(needs, config, on_cpu=not arguments.gpus)
+    items += memory_items(needs, config, on_cpu)
     if answer["imported"] is None:
         items += gpu_items(needs, arguments.gpus, answer["versions"].get("cuda"))
     return {

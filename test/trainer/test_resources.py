@@ -46,7 +46,7 @@ def test_trained_parameters_are_those_that_peft_would_make(options: dict[str, An
     model = AutoModelForImageTextToText.from_pretrained(TINY, dtype=torch.float32)
     names = [name for name, _ in model.named_modules() if "language_model" in name and name.split(".")[-1] in suffixes]
     peft = get_peft_model(model, LoraConfig(r=config["lora_rank"], target_modules=names))
-    needs = estimate(config, TINY)
+    needs = estimate(config, TINY, on_cpu=False)
     assert needs is not None
     assert needs.trained_parameters == sum(item.numel() for item in peft.parameters() if item.requires_grad)
 
@@ -54,13 +54,15 @@ def test_trained_parameters_are_those_that_peft_would_make(options: dict[str, An
 def test_full_fine_tuning_trains_all_but_the_frozen_towers() -> None:
     model = AutoModelForImageTextToText.from_pretrained(TINY, dtype=torch.float32)
     sizes = {name: item.numel() for name, item in model.named_parameters()}
-    needs = estimate({"finetuning_type": "full", "pure_bf16": True}, TINY)
+    needs = estimate({"finetuning_type": "full", "pure_bf16": True}, TINY, on_cpu=False)
     assert needs is not None
     assert needs.parameters == sum(sizes.values())
     assert needs.trained_parameters == sum(size for name, size in sizes.items() if "visual" not in name)
     assert needs.checkpoint == 6 * needs.trained_parameters
     whole = estimate(
-        {"finetuning_type": "full", "freeze_vision_tower": False, "freeze_multi_modal_projector": False}, TINY
+        {"finetuning_type": "full", "freeze_vision_tower": False, "freeze_multi_modal_projector": False},
+        TINY,
+        on_cpu=False,
     )
     assert whole is not None and whole.trained_parameters == whole.parameters and whole.weights == 0
 
@@ -75,7 +77,7 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
     peft.save_pretrained(tmp_path)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
     written = sum((tmp_path / name).stat().st_size for name in ("adapter_model.safetensors", "optimizer.pt"))
-    needs = estimate(LORA, TINY)
+    needs = estimate(LORA, TINY, on_cpu=False)
     assert needs is not None
     assert 0.9 < written / needs.checkpoint < 1.2
 
@@ -93,13 +95,28 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
     ],
 )
 def test_as_many_checkpoints_as_there_will_be_at_once(options: dict[str, Any], count: int) -> None:
-    needs = estimate(LORA | options, TINY)
+    needs = estimate(LORA | options, TINY, on_cpu=False)
     assert needs is not None and needs.checkpoints == count
 
 
+@pytest.mark.parametrize(
+    ("options", "on_cpu", "width"),
+    [
+        ({}, False, 2),
+        ({"bf16": False}, False, 2),
+        ({"bf16": False}, True, 4),
+        ({}, True, 2),
+        ({"quantization_bit": 4}, False, 0.5),
+    ],
+)
+def test_weights_are_as_wide_as_llamafactory_loads_them(options: dict[str, Any], on_cpu: bool, width: float) -> None:
+    needs = estimate(LORA | options, TINY, on_cpu)
+    assert needs is not None and needs.weights == width * needs.parameters
+
+
 def test_what_is_no_model_has_no_estimate(tmp_path: Path) -> None:
-    assert estimate(LORA, tmp_path) is None
-    assert estimate(LORA, tmp_path / "none") is None
+    assert estimate(LORA, tmp_path, on_cpu=False) is None
+    assert estimate(LORA, tmp_path / "none", on_cpu=False) is None
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -40,7 +40,7 @@ class Needs:
         return self.checkpoints * self.checkpoint + 4 * self.trained_parameters + self.merged + _REST_BYTES
 
 
-def estimate(config: dict[str, Any], model: Path) -> Needs | None:
+def estimate(config: dict[str, Any], model: Path, on_cpu: bool) -> Needs | None:
     """What training `model` with these options takes; None for a folder that is not a whole model."""
     try:
         tensors = [tensor for file in read_folder(model) for tensor in file.tensors if tensor.dtype in FLOATS]
@@ -48,7 +48,8 @@ def estimate(config: dict[str, Any], model: Path) -> Needs | None:
         return None
     parameters = sum(tensor.elements for tensor in tensors)
     trained = trained_parameters(config, tensors)
-    halved = bool(config.get("bf16") or config.get("fp16"))
+    # On a GPU LLaMA-Factory loads a half-precision base as such even where neither bf16 nor fp16 is set.
+    halved = bool(not on_cpu or config.get("bf16") or config.get("fp16"))
     width = config["quantization_bit"] / 8 if config.get("quantization_bit") else 2 if halved else 4
     # Trained weights, their gradients and Adam's two states are fp32, unless all of it is bf16.
     item = 2 if config.get("pure_bf16") else 4
