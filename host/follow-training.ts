@@ -2,6 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkout } from './checkout.ts';
+import { processorSeconds } from './process-table.ts';
 import type { RunDirectory } from './run-directory.ts';
 import { runProgram } from './subprocess.ts';
 import { EventReader, type TrainingEvent, type TrainingPhase } from './training-events.ts';
@@ -35,7 +36,10 @@ export interface FollowOptions {
   hang: HangLimits;
 }
 
-/** A training step is overdue after `factor` times its own pace, but not before `minSeconds`; other phases after `quietSeconds`. */
+/**
+ * A training step is overdue after `factor` times its own pace, but not before `minSeconds`. Other phases, which have no
+ * steps and may take hours, are hung once the trainer has not even computed for `quietSeconds`.
+ */
 export interface HangLimits {
   factor: number;
   minSeconds: number;
@@ -44,6 +48,11 @@ export interface HangLimits {
 
 const POLL_MS = 250;
 const PACE_STEPS = 20;
+const WORK_SAMPLE_MS = 10_000;
+/** Of the processor, from one sample to the next: waiting threads wake up too. */
+const WORK_SHARE = 0.02;
+/** However busily a phase without steps computes, it is hung after this. */
+const MOST_SILENT_SECONDS = 48 * 3600;
 
 /** Follow a running trainer by its events until its process has ended; throws the signal's reason when it aborts, leaving the trainer alone. */
 export async function followTraining(
@@ -53,12 +62,14 @@ export async function followTraining(
 ): Promise<TrainingEnd> {
   const reader = new EventReader(run.events);
   const state = new TrainingState(trainer);
+  const work = new WorkMeter(trainer.pid);
   for (;;) {
     options.signal.throwIfAborted();
     const alive = trainerIsAlive(trainer);
     for (const event of await reader.read()) state.apply(event);
     options.onProgress(state.progress());
     if (!alive) return state.end ?? { kind: 'died', how: await describeDeath(run, trainer) };
+    if (work.hasAdvanced()) state.worked();
     const silentSeconds = state.overdueSeconds(options.hang);
     if (silentSeconds !== undefined) {
       const stackDump = await dumpStack(run, trainer);
@@ -85,6 +96,7 @@ export class TrainingState {
   #checkpointStep = 0;
   #pace: number[] = [];
   #lastSign = Date.now() / 1000;
+  #lastWork = 0;
 
   constructor({ pid, startedAt }: Pick<TrainerProcess, 'pid' | 'startedAt'>) {
     this.#pid = pid;
@@ -129,19 +141,47 @@ export class TrainingState {
     };
   }
 
+  /** Note that the trainer computes, which is a sign of life where there are no steps. */
+  worked(now = Date.now() / 1000): void {
+    this.#lastWork = now;
+  }
+
   /** Seconds without a sign of life when that is too long, else undefined. */
   overdueSeconds(limits: HangLimits, now = Date.now() / 1000): number | undefined {
     const pace = median(this.#pace);
-    const stepping = this.#whose === 'own' && this.#phase === 'training' && pace !== null;
-    const limit = stepping ? Math.max(limits.minSeconds, limits.factor * pace) : limits.quietSeconds;
     const silent = now - this.#lastSign;
-    return silent > limit ? Math.round(silent) : undefined;
+    if (this.#whose === 'own' && this.#phase === 'training' && pace !== null)
+      return silent > Math.max(limits.minSeconds, limits.factor * pace) ? Math.round(silent) : undefined;
+    const idle = now - Math.max(this.#lastSign, this.#lastWork);
+    return idle > limits.quietSeconds || silent > MOST_SILENT_SECONDS ? Math.round(silent) : undefined;
   }
 
   #place(event: TrainingEvent): void {
     const since = Math.round(event.time * 1000) >= this.#startedAt;
     if (since && event.type === 'started' && event.pid !== this.#pid) this.#whose = 'later';
     else if (since && this.#whose === 'earlier') this.#whose = 'own';
+  }
+}
+
+/** Whether a process tree computes, by the processor time it has used from one sample to the next. */
+class WorkMeter {
+  readonly #pid: number;
+  #sampledAt = Date.now();
+  #seconds: number;
+
+  constructor(pid: number) {
+    this.#pid = pid;
+    this.#seconds = processorSeconds(pid);
+  }
+
+  hasAdvanced(): boolean {
+    const elapsed = Date.now() - this.#sampledAt;
+    if (elapsed < WORK_SAMPLE_MS) return false;
+    const seconds = processorSeconds(this.#pid);
+    const used = seconds - this.#seconds;
+    this.#sampledAt += elapsed;
+    this.#seconds = seconds;
+    return used > (WORK_SHARE * elapsed) / 1000;
   }
 }
 

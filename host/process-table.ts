@@ -40,6 +40,15 @@ export function descendantsOf(pid: number): number[] {
   return collect(pid);
 }
 
+/** Processor seconds that a process and its descendants have used, those that have ended included. */
+export function processorSeconds(pid: number): number {
+  const ticks = [pid, ...descendantsOf(pid)].flatMap((each) => statFields(each)?.slice(11, 15).map(Number) ?? []);
+  return ticks.reduce((sum, each) => sum + each, 0) / TICKS_PER_SECOND;
+}
+
+/** What /proc counts in, on every Linux that Node runs on: proc(5), sysconf(_SC_CLK_TCK). */
+const TICKS_PER_SECOND = 100;
+
 /** SIGTERM, then SIGKILL to the process and all its descendants after `graceMs`; returns when they are gone. */
 export async function stopTree(process: ProcessIdentity, graceMs: number): Promise<void> {
   const deadline = Date.now() + graceMs;
@@ -78,7 +87,7 @@ function kill(pid: number, name: NodeJS.Signals): boolean {
   }
 }
 
-/** The fields of /proc/<pid>/stat from `state` on (proc(5): state is field 3, ppid 4, starttime 22). */
+/** The fields of /proc/<pid>/stat from `state` on (proc(5): state is field 3, ppid 4, utime to cstime 14 to 17, starttime 22). */
 function statFields(pid: number): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');

@@ -228,6 +228,26 @@ describe('a trainer counts as hung', () => {
     expect(state.overdueSeconds(limits, now + seconds + 10)).toBeGreaterThanOrEqual(seconds);
   });
 
+  test('but not while it computes in a phase without steps, for two days at most', () => {
+    const now = Date.now() / 1000;
+    const state = stateOf([started(0), phase('loading')]);
+    for (let hours = 1; hours < 47; hours++) {
+      expect(state.overdueSeconds(limits, now + hours * 3600 - 1801)).toBeUndefined();
+      state.worked(now + hours * 3600);
+    }
+    expect(state.overdueSeconds(limits, now + 46 * 3600 + 1700)).toBeUndefined();
+    expect(state.overdueSeconds(limits, now + 46 * 3600 + 1900)).toBeGreaterThan(46 * 3600);
+    state.worked(now + 48 * 3600);
+    expect(state.overdueSeconds(limits, now + 48 * 3600 + 60)).toBeGreaterThan(48 * 3600);
+  });
+
+  test('and computing is no excuse for a step that does not come', () => {
+    const now = Date.now() / 1000;
+    const state = stateOf([...training, step(1, 9, 0.5)]);
+    state.worked(now + 125);
+    expect(state.overdueSeconds(limits, now + 130)).toBeGreaterThanOrEqual(129);
+  });
+
   test('but not while steps come', () => {
     const now = Date.now() / 1000;
     const state = stateOf([...training, step(1, 9, 1)]);

@@ -4,7 +4,15 @@ import { once } from 'node:events';
 import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { descendantsOf, identify, isAlive, signal, stopTree, type ProcessIdentity } from '../../host/process-table.ts';
+import {
+  descendantsOf,
+  identify,
+  isAlive,
+  processorSeconds,
+  signal,
+  stopTree,
+  type ProcessIdentity,
+} from '../../host/process-table.ts';
 import { eventually, newFolder, runs } from '../fixtures/trainers/stand-in.ts';
 
 const children: ChildProcess[] = [];
@@ -44,6 +52,15 @@ test('descendants are found in whatever session they are', async () => {
   const { child, line } = await startAndRead('setsid sh -c "setsid sleep 600 & echo \\$! \\$\\$; wait" & wait');
   const [grandchild, middle] = line.split(' ').map(Number);
   expect(descendantsOf(child.pid ?? 0)).toEqual([middle, grandchild]);
+});
+
+test('what a tree computes is counted, what it sleeps is not', async () => {
+  const busy = start('sh -c "while :; do :; done" & exec sleep 600');
+  const idle = start('exec sleep 600');
+  await eventually(() => processorSeconds(busy.pid) > 0.3);
+  expect(processorSeconds(idle.pid)).toBeLessThan(0.1);
+  const { pid } = start("sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'; exec sleep 600");
+  await eventually(() => descendantsOf(pid).length === 0 && processorSeconds(pid) > 0.05);
 });
 
 test('a process whose name has spaces and brackets is read right', async () => {
