@@ -12,6 +12,7 @@ import {
 } from './docker.ts';
 import { TemperError } from './errors.ts';
 import { healthProblem, type Endpoint } from './health.ts';
+import { servingFlags, type ServingOptions } from './serving-options.ts';
 import { lastLines } from './subprocess.ts';
 
 /** A container that serves a model's API and chat page. */
@@ -23,7 +24,7 @@ export interface ServedContainer {
   logFile: string;
 }
 
-export interface ContainerOptions {
+export interface ContainerOptions extends ServingOptions {
   image: string;
   /** The deployment's name, which is the model's in the API. */
   name: string;
@@ -35,13 +36,6 @@ export interface ContainerOptions {
   /** 0 for any free port. */
   apiPort: number;
   pagePort: number;
-  template: string;
-  imageMaxPixels?: number | undefined;
-  imageMinPixels?: number | undefined;
-  maxNewTokens?: number | undefined;
-  apiKeyEnv?: string | undefined;
-  /** Serve on the CPU though a GPU may be there. */
-  cpu: boolean;
   /** For the log of a container that failed. */
   folder: string;
   signal: AbortSignal;
@@ -109,21 +103,13 @@ function runArguments(options: ContainerOptions): string[] {
     '--publish',
     `${address(host)}:${port === 0 ? '' : port}:${inside}`,
   ];
-  const serving = {
-    '--name': name,
-    '--template': options.template,
-    '--image-max-pixels': options.imageMaxPixels,
-    '--image-min-pixels': options.imageMinPixels,
-    '--max-new-tokens': options.maxNewTokens,
-  };
   return [
     ...Object.entries(labels).flatMap(([label, value]) => ['--label', `${label}=${value}`]),
     ...['--mount', `type=bind,source=${modelDir},target=/app/models,readonly`],
     ...['--read-only', '--tmpfs', '/tmp', '--shm-size', '16gb', '--cap-drop', 'ALL'],
     ...['--security-opt', 'no-new-privileges', ...(options.cpu ? [] : ['--gpus', 'all'])],
     ...[...publish(apiPort, API_PORT), ...publish(pagePort, PAGE_PORT), image],
-    ...Object.entries(serving).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)])),
-    ...(options.cpu ? ['--cpu'] : []),
+    ...['--name', name, ...servingFlags(options)],
     // Without a key the schema lets `host` be loopback only.
     ...(options.apiKeyEnv === undefined ? ['--published-on-loopback'] : []),
   ];

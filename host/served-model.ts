@@ -5,6 +5,7 @@ import { checkout, trainerPython } from './checkout.ts';
 import { TemperError } from './errors.ts';
 import { healthProblem, type Endpoint } from './health.ts';
 import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
+import { servingFlags, type ServingOptions } from './serving-options.ts';
 import { readJson, writeJson } from './state-file.ts';
 import { lastLines, longRunningPython, startDetached } from './subprocess.ts';
 
@@ -13,22 +14,13 @@ export interface ServedProcess extends ProcessIdentity, Endpoint {
   logFile: string;
 }
 
-export interface ApiOptions {
+export interface ApiOptions extends ServingOptions {
   modelDir: string;
   /** The model's name in the API. */
   name: string;
   host: string;
   /** 0 for any free port. */
   port: number;
-  template: string;
-  imageMaxPixels?: number | undefined;
-  imageMinPixels?: number | undefined;
-  /** Prompt and answer together, in tokens. */
-  maxLength?: number | undefined;
-  maxNewTokens?: number | undefined;
-  apiKeyEnv?: string | undefined;
-  /** Serve on the CPU though a GPU may be there. */
-  cpu: boolean;
   /** For the log and the ready file. */
   folder: string;
   signal: AbortSignal;
@@ -39,17 +31,10 @@ const STOP_GRACE_MS = 20_000;
 
 /** Serve a model folder by LLaMA-Factory's OpenAI-compatible API; returns when it has answered a question about a picture. */
 export async function startApi(options: ApiOptions): Promise<ServedProcess> {
-  const optional = {
-    '--image-max-pixels': options.imageMaxPixels,
-    '--image-min-pixels': options.imageMinPixels,
-    '--max-length': options.maxLength,
-    '--max-new-tokens': options.maxNewTokens,
-    '--api-key-env': options.apiKeyEnv,
-  };
   const args = [
     ...['--model', options.modelDir, '--name', options.name, '--host', options.host, '--port', String(options.port)],
-    ...['--template', options.template, ...(options.cpu ? ['--cpu'] : [])],
-    ...Object.entries(optional).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)])),
+    ...servingFlags(options),
+    ...(options.apiKeyEnv === undefined ? [] : ['--api-key-env', options.apiKeyEnv]),
   ];
   const api = await startServer('api', 'serving/serve.py', args, options);
   return untilStopped(api, options.signal, () => untilHealthy(api, options.signal));

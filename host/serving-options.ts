@@ -1,13 +1,21 @@
 import type { ResolvedConfig } from '../configs/schema.ts';
-import type { ApiOptions } from './served-model.ts';
 
-type FromConfig = Pick<
-  ApiOptions,
-  'template' | 'imageMaxPixels' | 'imageMinPixels' | 'maxNewTokens' | 'apiKeyEnv' | 'cpu'
->;
+/** How a model is served, whatever runs it: the flags of serving/serve.py. */
+export interface ServingOptions {
+  template: string;
+  imageMaxPixels?: number | undefined;
+  imageMinPixels?: number | undefined;
+  /** Prompt and answer together, in tokens. */
+  maxLength?: number | undefined;
+  maxNewTokens?: number | undefined;
+  /** Name of the variable in the worker's environment that holds the API's key. */
+  apiKeyEnv?: string | undefined;
+  /** Serve on the CPU though a GPU may be there. */
+  cpu: boolean;
+}
 
-/** How a model is served so that it sees what it saw in training: the same template and pixel limits. */
-export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): FromConfig {
+/** How a config's model is served so that it sees what it saw in training: the same template and pixel limits. */
+export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): ServingOptions {
   const number = (value: unknown) => (typeof value === 'number' ? value : undefined);
   return {
     template: String(train.template),
@@ -17,4 +25,19 @@ export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): Fro
     apiKeyEnv: deploy.apiKeyEnv,
     cpu: train.use_cpu === true,
   };
+}
+
+/** The flags of serving/serve.py for these options; the key's are left to the runtime. */
+export function servingFlags(options: ServingOptions): string[] {
+  const valued = {
+    '--template': options.template,
+    '--image-max-pixels': options.imageMaxPixels,
+    '--image-min-pixels': options.imageMinPixels,
+    '--max-length': options.maxLength,
+    '--max-new-tokens': options.maxNewTokens,
+  };
+  return [
+    ...Object.entries(valued).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)])),
+    ...(options.cpu ? ['--cpu'] : []),
+  ];
 }

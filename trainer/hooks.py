@@ -1,11 +1,9 @@
 """Where Temper's training differs from LLaMA-Factory's own: each hook replaces one function and says why."""
 
 import functools
-import math
 import shutil
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import llamafactory.data.collator
@@ -17,15 +15,12 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import CallbackHandler
 
 import picture_grids
-from checkpoints import checkpoints_of, files_of, mark_complete
+from checkpoint_room import KEEP_AT_LEAST, require_space, require_space_for_all
+from checkpoints import mark_complete
 from failures import RowError
-from protocol import TemperError
 from run_callbacks import EvaluationCut, RunCallback, ended_by_early_stopping
 from token_mean_loss import TokenMeanTrainer
 from training_run import Interrupted, TrainingRun
-
-FREE_SPACE_FACTOR = 1.2
-KEEP_AT_LEAST = 2
 
 
 def install(run: TrainingRun, callback: RunCallback, check_rows: Callable[[dict[str, Any]], None]) -> None:
@@ -210,61 +205,6 @@ def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
     Trainer._save_checkpoint = save_if_it_fits
     CallbackHandler.on_save = on_save_marked
     transformers.trainer.rotate_checkpoints = rotate_later
-
-
-def require_space(output_dir: Path, trainer: Trainer) -> None:
-    """Raise DiskFullError unless the next checkpoint will fit."""
-    needed = int(checkpoint_bytes(output_dir, trainer.model) * FREE_SPACE_FACTOR)
-    free = free_bytes(output_dir)
-    if free < needed:
-        raise TemperError(
-            "DiskFullError",
-            f"a checkpoint at step {trainer.state.global_step} needs about {needed / 1e9:.2f} GB and {output_dir} has "
-            f"{free / 1e9:.2f} GB free: free some space, and the training goes on from its last checkpoint",
-            neededBytes=needed,
-            freeBytes=free,
-        )
-
-
-def require_space_for_all(output_dir: Path, args: TrainingArguments, state: TrainerState, model: Any) -> None:
-    """Raise DiskFullError, before the first step, unless as many checkpoints fit as there will be at once."""
-    left = saves_left(args, state)
-    limit = max(args.save_total_limit, KEEP_AT_LEAST) + 1 if args.save_total_limit else math.inf
-    more = min(left, max(limit - len(checkpoints_of(output_dir)), 1 if left else 0))
-    each = checkpoint_bytes(output_dir, model)
-    free = free_bytes(output_dir)
-    if free < more * each:
-        raise TemperError(
-            "DiskFullError",
-            f"this training will keep {more} more checkpoints of about {each / 1e9:.2f} GB at once and {output_dir} "
-            f"has {free / 1e9:.2f} GB free: free some space, lower save_total_limit or save less often",
-            neededBytes=int(more * each),
-            freeBytes=free,
-        )
-
-
-def saves_left(args: TrainingArguments, state: TrainerState) -> int:
-    """How many checkpoints a training has still to write."""
-    steps = state.max_steps - state.global_step
-    if args.save_strategy == "steps":
-        return math.ceil(steps / state.save_steps)
-    if args.save_strategy == "epoch":
-        return math.ceil(state.num_train_epochs * steps / max(state.max_steps, 1))
-    return 0
-
-
-def checkpoint_bytes(output_dir: Path, model: Any) -> int:
-    """The size of a checkpoint: the last one's or, at first, as the model says."""
-    saved = checkpoints_of(output_dir)
-    if saved:
-        return sum((saved[0] / name).stat().st_size for name in files_of(saved[0]))
-    # The weights as they are, and the optimizer's two float32 states for each.
-    return sum(item.numel() * (item.element_size() + 8) for item in model.parameters() if item.requires_grad)
-
-
-def free_bytes(output_dir: Path) -> int:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(output_dir).free
 
 
 def watch_evaluations(run: TrainingRun, callback: RunCallback) -> None:

@@ -290,11 +290,11 @@ def test_a_disk_that_cannot_hold_the_planned_checkpoints_is_told_before_the_firs
     training = new("small-disk")
 
     def one_checkpoint_only() -> None:
-        import hooks
+        import checkpoint_room
 
-        fits = hooks.checkpoint_bytes
+        fits = checkpoint_room.checkpoint_bytes
         shutil.disk_usage = lambda path: SimpleNamespace(free=sizes[-1] * 2)
-        hooks.checkpoint_bytes = lambda *args: sizes.append(fits(*args)) or sizes[-1]
+        checkpoint_room.checkpoint_bytes = lambda *args: sizes.append(fits(*args)) or sizes[-1]
 
     sizes: list[int] = [0]
     assert training.run(first=one_checkpoint_only) == 1
