@@ -14,7 +14,7 @@ import type { HostSettings } from '../host/settings.ts';
 import { oncePerInput } from '../host/stage-record.ts';
 import type { TrainingOptions } from '../host/training-config.ts';
 import { lossCurve, readEvents } from '../host/training-events.ts';
-import { TrainingLedger } from '../host/training-ledger.ts';
+import { CRASH_LIMIT, TrainingLedger } from '../host/training-ledger.ts';
 import { findTrainer, lastTrainer, startTrainer, stopTrainer, type TrainerProcess } from '../host/trainer-process.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
 import type { StageContext, StageResult } from './stage.ts';
@@ -200,13 +200,18 @@ async function failureOf(
 ): Promise<Error> {
   const { name, how } = describeEnd(end);
   const message = `${how}\nIts log: ${run.trainerLog}`;
-  if (name !== 'TrainerError' && name !== 'DiskFullError') return new TemperError(name, message);
-  if (end.kind === 'interrupted' || !(await ledger.isCrashLoop(how, checkpointStep)))
+  if (end.kind === 'interrupted' || (name !== 'TrainerError' && name !== 'DiskFullError'))
     return new TemperError(name, message);
-  return ApplicationFailure.nonRetryable(
-    `The trainer ended three times in a row without getting past checkpoint ${checkpointStep}. The last time: ${message}`,
-    name,
-  );
+  const crashes = await ledger.noteCrash(how, checkpointStep);
+  if (crashes >= CRASH_LIMIT) {
+    return ApplicationFailure.nonRetryable(
+      `The trainer ended three times in a row without getting past checkpoint ${checkpointStep}. The last time: ${message}`,
+      name,
+    );
+  }
+  if (name === 'DiskFullError') return new TemperError(name, message);
+  // Backing off longer with every crash of a month is for servers; a GPU that waits is lost.
+  return ApplicationFailure.create({ type: name, message, nextRetryDelay: crashes === 1 ? '1s' : '15s' });
 }
 
 function describeEnd(end: Exclude<TrainingEnd, { kind: 'finished' }>): { name: TemperError['name']; how: string } {

@@ -18,7 +18,7 @@ interface LedgerState {
 }
 
 /** Crashes in a row without a new checkpoint that end the stage. */
-const CRASH_LIMIT = 3;
+export const CRASH_LIMIT = 3;
 
 /** What attempts of the training stage must know of each other. */
 export class TrainingLedger {
@@ -55,12 +55,13 @@ export class TrainingLedger {
     return (await readJson<LedgerState>(run.attempts))?.owner === owner;
   }
 
-  /** Write a crash down; true when it is one too many without a checkpoint in between. */
-  async isCrashLoop(how: string, checkpointStep: number): Promise<boolean> {
-    this.#state.crashes.push({ at: new Date().toISOString(), how, checkpointStep });
+  /** Write a crash down; returns how many there were in a row without a new checkpoint in between, this one included. */
+  async noteCrash(how: string, checkpointStep: number): Promise<number> {
+    const { crashes } = this.#state;
+    crashes.push({ at: new Date().toISOString(), how, checkpointStep });
     await this.#save();
-    const last = this.#state.crashes.slice(-CRASH_LIMIT);
-    return last.length === CRASH_LIMIT && last.every((crash) => crash.checkpointStep === checkpointStep);
+    const progress = crashes.findLastIndex((crash) => crash.checkpointStep !== checkpointStep);
+    return crashes.length - 1 - progress;
   }
 
   async #save(): Promise<void> {

@@ -11,24 +11,24 @@ beforeEach(() => {
   run = newRun();
 });
 
-describe('crashes end the stage', () => {
+describe('crashes in a row are counted', () => {
   test.each([
-    ['after three without a new checkpoint', [0, 0, 0], [false, false, true]],
-    ['not while each one got further', [0, 2, 4, 6, 8], [false, false, false, false, false]],
-    ['after three in a row, counted anew since the last progress', [0, 0, 2, 2, 2], [false, false, false, false, true]],
-    ['with each one after the third', [4, 4, 4, 4], [false, false, true, true]],
-    ['when a damaged checkpoint sent them back to one place', [4, 2, 2, 2], [false, false, false, true]],
-  ])('%s', async (_, checkpoints, loops) => {
+    ['without a new checkpoint', [0, 0, 0], [1, 2, 3]],
+    ['anew while each one got further', [0, 2, 4, 6, 8], [1, 1, 1, 1, 1]],
+    ['anew since the last progress', [0, 0, 2, 2, 2], [1, 2, 1, 2, 3]],
+    ['beyond the limit', [4, 4, 4, 4], [1, 2, 3, 4]],
+    ['anew when a damaged checkpoint sent them back to one place', [4, 2, 2, 2], [1, 1, 2, 3]],
+  ])('%s', async (_, checkpoints, counts) => {
     const seen = [];
     for (const checkpoint of checkpoints)
-      seen.push(await (await open('training', `attempt ${seen.length}`)).isCrashLoop('it died', checkpoint));
-    expect(seen).toEqual(loops);
+      seen.push(await (await open('training', `attempt ${seen.length}`)).noteCrash('it died', checkpoint));
+    expect(seen).toEqual(counts);
   });
 });
 
 test('another training begins with a clean count', async () => {
-  for (const attempt of ['1', '2']) await (await open('old', attempt)).isCrashLoop('it died', 0);
-  expect(await (await open('new', '3')).isCrashLoop('it died', 0)).toBe(false);
+  for (const attempt of ['1', '2']) await (await open('old', attempt)).noteCrash('it died', 0);
+  expect(await (await open('new', '3')).noteCrash('it died', 0)).toBe(1);
 });
 
 test('the latest attempt owns the training, and an earlier one can tell', async () => {
