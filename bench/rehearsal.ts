@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startEmbeddedServer } from '../cli/embedded-server.ts';
 import { checkout, temporalCli } from '../host/checkout.ts';
-import { freePort } from '../host/ports.ts';
+import { lastingFreePort } from '../host/ports.ts';
 import { descendantsOf, identify, isAlive, signal, type ProcessIdentity } from '../host/process-table.ts';
 import { runDirectory, type RunDirectory } from '../host/run-directory.ts';
 import { runProgram, startDetached } from '../host/subprocess.ts';
@@ -62,7 +62,12 @@ export class Rehearsal {
   ): Promise<Rehearsal> {
     for (let tries = 1; ; tries++) {
       const home = mkdtempSync(join(tmpdir(), 'temper-rehearsal-'));
-      const rehearsal = new Rehearsal(home, [await freePort(), await freePort()], workerCommand, workerEnv);
+      const rehearsal = new Rehearsal(
+        home,
+        [await lastingFreePort(), await lastingFreePort()],
+        workerCommand,
+        workerEnv,
+      );
       try {
         await rehearsal.startServer();
         await rehearsal.startWorker();

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 
 /** Whether a TCP port can be listened on now. */
@@ -19,4 +20,17 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
       server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
     });
   });
+}
+
+/** A free TCP port for a server that will be stopped and started again: none that the kernel gives to clients meanwhile. */
+export async function lastingFreePort(): Promise<number> {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * (firstClientPort() - 10_000));
+    if (await portIsFree(port)) return port;
+  }
+}
+
+function firstClientPort(): number {
+  const lowest = Number(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8').split(/\s/)[0]);
+  return Math.max(20_000, lowest);
 }
