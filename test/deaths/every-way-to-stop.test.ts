@@ -69,7 +69,13 @@ describe('the trainer goes on without losing a step', () => {
       await rehearsal.killServer();
       await sleep(2 * HEARTBEAT_TIMEOUT_S * 1000);
       await rehearsal.startServer();
-      await run.followedBy(2, trainer.pid);
+      // Either the first attempt's next heartbeat or its timeout reaches the server first.
+      const step = await run.step();
+      await eventually(async () => {
+        const pending = await run.pending();
+        const { pid, step: seen = 0 } = pending?.heartbeat ?? {};
+        return pending?.state === 'STARTED' && pid === trainer.pid && seen > step;
+      }, 120_000);
       await finishUndisturbed(run);
       expect(await starts(run)).toBe(1);
     });
