@@ -56,9 +56,13 @@ class Fetched:
             assert word in self.last["message"]
 
 
+# The last one makes Hugging Face's client offline too; LLaMA-Factory's own modules may have set it in this process.
+OF_HUBS = ("HF_", "MODELSCOPE_", "TRANSFORMERS_")
+
+
 def start(scheme: str, url: str, folder: Path, *options: str, **env: str) -> subprocess.Popen[str]:
     home = str(folder.parent.parent / "home")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MODELSCOPE_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_HUBS)}
     hubs = {"HF_ENDPOINT": url, "HF_HOME": home, "MODELSCOPE_ENDPOINT": url, "MODELSCOPE_CACHE": home}
     hubs |= {"MODELSCOPE_HOME": home, "MODELSCOPE_DOWNLOAD_INTRA_CLOUD": "false"}
     return subprocess.Popen(

@@ -72,7 +72,8 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(TINY, dtype=torch.float32)
     peft = get_peft_model(model, LoraConfig(r=8, target_modules=r".*language_model.*proj"))
     optimizer = torch.optim.AdamW([item for item in peft.parameters() if item.requires_grad])
-    peft(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    with torch.enable_grad():
+        peft(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
     optimizer.step()
     peft.save_pretrained(tmp_path)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
