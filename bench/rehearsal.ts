@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startEmbeddedServer } from '../cli/embedded-server.ts';
 import { checkout, temporalCli } from '../host/checkout.ts';
-import { lastingFreePort } from '../host/ports.ts';
+import { lastingFreePort, portIsFree } from '../host/ports.ts';
 import { descendantsOf, identify, isAlive, signal, type ProcessIdentity } from '../host/process-table.ts';
 import { runDirectory, type RunDirectory } from '../host/run-directory.ts';
 import { runProgram, startDetached } from '../host/subprocess.ts';
@@ -80,6 +80,8 @@ export class Rehearsal {
   }
 
   async startServer(): Promise<void> {
+    // A killed server's port is free only once the kernel has taken the process apart.
+    await eventually(() => portIsFree(this.#port));
     const { process } = await startEmbeddedServer(this.home, this.#port, this.#uiPort);
     this.#server = process;
   }
