@@ -219,6 +219,7 @@ const deaths: Death[] = [
 ];
 
 const open = new Set<Rehearsal>();
+let interrupted = false;
 
 await main();
 
@@ -238,6 +239,7 @@ async function main(): Promise<void> {
   };
   for (const name of ['SIGINT', 'SIGTERM'] as const) {
     process.once(name, () => {
+      interrupted = true;
       say(`${name}: this is what was struck until now`);
       tell();
       void clearAllAway().then(() => process.exit(1));
@@ -258,7 +260,7 @@ async function strikeAll(chosen: Death[], times: number, lanes: number, outcomes
   const undisturbed = new Map<number, LossCurve>();
   for (const steps of new Set(chosen.map(stepsOf))) undisturbed.set(steps, await trainUndisturbed(steps));
   const left = new Map(chosen.map(({ key }) => [key, times]));
-  const nextDeath = () => chosen.find(({ key }) => (left.get(key) ?? 0) > 0);
+  const nextDeath = () => (interrupted ? undefined : chosen.find(({ key }) => (left.get(key) ?? 0) > 0));
   let runs = 0;
   const lane = async () => {
     let rehearsal: Rehearsal | undefined;
