@@ -1,8 +1,8 @@
 import { basename } from 'node:path';
 import { loadConfig as readConfig } from '../configs/load.ts';
 import type { ResolvedConfig } from '../configs/schema.ts';
-import { checkout } from '../host/checkout.ts';
 import { digestOfValue } from '../host/digest.ts';
+import { loadOptions } from '../host/settings.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
 import type { StageContext, StageResult } from './stage.ts';
 
@@ -31,12 +31,7 @@ export async function loadConfig(
   input: LoadConfigInput,
   { settings, run, runName }: StageContext,
 ): Promise<LoadConfigResult> {
-  const config = readConfig(input.config, {
-    configsFolder: settings.configsFolder,
-    root: checkout,
-    allowedRoots: settings.dataRoots,
-    modelsRoot: settings.modelsRoot,
-  });
+  const config = readConfig(input.config, loadOptions(settings));
   const configDigest = digestOfValue(config);
   const before = await readJson<RunRecord>(run.run);
   const startedAt = new Date().toISOString();

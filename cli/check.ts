@@ -2,16 +2,16 @@ import { join } from 'node:path';
 import { inspectHost } from '../activities/check-environment.ts';
 import { loadConfig } from '../configs/load.ts';
 import type { ResolvedConfig } from '../configs/schema.ts';
-import { checkout } from '../host/checkout.ts';
 import { errorNameOf, messageOf } from '../host/errors.ts';
 import { openRunDirectory } from '../host/run-directory.ts';
+import { loadOptions, type HostSettings } from '../host/settings.ts';
 import { readSettings } from '../workers/settings.ts';
 import { inTemporaryRun } from './temporary-run.ts';
 
 /** `temper doctor [CONFIG]`: check this host for a config; exit code 1 when a run would be refused. */
 export async function doctor(name: string, { json }: { json?: boolean }): Promise<void> {
   const settings = readSettings();
-  const config = readConfig(name);
+  const config = readConfig(name, settings);
   await inTemporaryRun(async (home) => {
     const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, {
       mayFetch: false,
@@ -28,10 +28,9 @@ export async function doctor(name: string, { json }: { json?: boolean }): Promis
   });
 }
 
-function readConfig(name: string): ResolvedConfig {
-  const { configsFolder, dataRoots, modelsRoot } = readSettings();
+function readConfig(name: string, settings: HostSettings): ResolvedConfig {
   try {
-    return loadConfig(name, { configsFolder, root: checkout, allowedRoots: dataRoots, modelsRoot });
+    return loadConfig(name, loadOptions(settings));
   } catch (error) {
     console.error(`${errorNameOf(error)}: ${messageOf(error)}`);
     process.exit(2);

@@ -4,9 +4,8 @@ import { optionArguments, validationArguments } from '../activities/validate-dat
 import { ConfigError, issueText, type ConfigIssue } from '../configs/config-error.ts';
 import { loadPlain, type PlainYaml } from '../configs/load-plain.ts';
 import { loadConfig, loadConfigFile } from '../configs/load.ts';
-import { checkout } from '../host/checkout.ts';
 import { runPython } from '../host/python.ts';
-import type { HostSettings } from '../host/settings.ts';
+import { loadOptions, type HostSettings } from '../host/settings.ts';
 import { readJson } from '../host/state-file.ts';
 import { readSettings } from '../workers/settings.ts';
 import { progressLine } from './progress-line.ts';
@@ -64,8 +63,7 @@ export async function validate(name: string, { json }: { json?: boolean }): Prom
 }
 
 function read(name: string, settings: HostSettings): Asked | ConfigError {
-  const { configsFolder, dataRoots: allowedRoots, modelsRoot } = settings;
-  const options = { configsFolder, root: checkout, allowedRoots, modelsRoot };
+  const options = loadOptions(settings);
   const cache = ['--cache-dir', join(settings.home, 'cache/pictures')];
   try {
     const file = fileAt(name);

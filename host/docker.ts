@@ -4,8 +4,6 @@ import { runProgram, type ProgramOptions } from './subprocess.ts';
 /** What `docker inspect` says of a container. */
 export interface ContainerState {
   running: boolean;
-  /** How often its restart policy has started it again. */
-  restarts: number;
   exitCode: number;
 }
 
@@ -52,7 +50,7 @@ export async function startContainer(args: string[], env: Record<string, string>
 
 /** A container's state; undefined when there is none of this id. */
 export async function containerState(id: string): Promise<ContainerState | undefined> {
-  const format = '{"running":{{.State.Running}},"restarts":{{.RestartCount}},"exitCode":{{.State.ExitCode}}}';
+  const format = '{"running":{{.State.Running}},"exitCode":{{.State.ExitCode}}}';
   const { exitCode, stdout } = await docker(['inspect', '--type', 'container', '--format', format, id], {
     timeoutMs: QUERY_TIMEOUT_MS,
   });

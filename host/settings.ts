@@ -1,3 +1,6 @@
+import type { LoadOptions } from '../configs/load.ts';
+import { checkout } from './checkout.ts';
+
 /** What a host's worker is allowed and set to do; read from its environment by `workers/settings.ts`. */
 export interface HostSettings {
   /** `$TEMPER_HOME`: runs, deployments, caches, the embedded server's database. */
@@ -12,4 +15,9 @@ export interface HostSettings {
   gpuSlots: number;
   /** For tests: the program that trains, instead of Python with `trainer/train.py`; it gets the same arguments. */
   trainerCommand?: string[];
+}
+
+/** Where this host's configs are read from, and what they may name. */
+export function loadOptions({ configsFolder, dataRoots, modelsRoot }: HostSettings): LoadOptions {
+  return { configsFolder, root: checkout, allowedRoots: dataRoots, modelsRoot };
 }

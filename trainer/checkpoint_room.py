@@ -1,17 +1,16 @@
 """Whether the disk holds the checkpoints that a training has still to write."""
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerState, TrainingArguments
 
-from checkpoints import checkpoints_of, files_of
+from checkpoints import KEEP_AT_LEAST, checkpoints_of, files_of
+from disk_room import free_bytes
 from protocol import TemperError
 
 FREE_SPACE_FACTOR = 1.2
-KEEP_AT_LEAST = 2
 
 
 def require_space(output_dir: Path, trainer: Trainer) -> None:
@@ -62,8 +61,3 @@ def checkpoint_bytes(output_dir: Path, model: Any) -> int:
         return sum((saved[0] / name).stat().st_size for name in files_of(saved[0]))
     # The weights as they are, and the optimizer's two float32 states for each.
     return sum(item.numel() * (item.element_size() + 8) for item in model.parameters() if item.requires_grad)
-
-
-def free_bytes(output_dir: Path) -> int:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(output_dir).free

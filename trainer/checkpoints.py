@@ -30,6 +30,8 @@ CHECKPOINT_NAME = re.compile(r"^checkpoint-(\d+)$")
 # Not a name that starts with "checkpoint-": the Trainer's own rotation would count it and delete it.
 ASIDE = "damaged"
 HASH_THREADS = 4
+# The newest may be damaged.
+KEEP_AT_LEAST = 2
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ trainer/.venv/bin/python trainer/fetch_base.py modelscope:Qwen/Qwen3-VL-4B-Instr
 
 import argparse
 import errno
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from disk_room import free_bytes
 from fetch.explain import explain
 from fetch.folder import (
     begin,
@@ -92,7 +92,7 @@ def _plan(folder: Path, hub: Hub) -> dict[str, Any]:
         "bytes": listing.size,
         "files": len(listing.files),
         "missingBytes": missing,
-        "freeBytes": _free(folder),
+        "freeBytes": free_bytes(folder),
     }
 
 
@@ -160,7 +160,7 @@ class Fetch:
             for file in listing.files
             if file.name not in digests
         )
-        free = _free(self.folder)
+        free = free_bytes(self.folder)
         if missing > free:
             raise TemperError(
                 "DiskFullError",
@@ -251,13 +251,6 @@ def _size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _free(folder: Path) -> int:
-    """Free bytes on the disk that holds the folder, or will."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _size(count: int) -> str:

@@ -15,8 +15,8 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import CallbackHandler
 
 import picture_grids
-from checkpoint_room import KEEP_AT_LEAST, require_space, require_space_for_all
-from checkpoints import mark_complete
+from checkpoint_room import require_space, require_space_for_all
+from checkpoints import KEEP_AT_LEAST, mark_complete
 from failures import RowError
 from run_callbacks import EvaluationCut, RunCallback, ended_by_early_stopping
 from token_mean_loss import TokenMeanTrainer

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoints import KEEP_AT_LEAST
+from disk_room import free_bytes
 from environment.items import Item
 from merge.safetensors_file import FLOATS, StoredTensor, read_folder
 from protocol import TemperError
@@ -110,7 +112,7 @@ def _names(value: Any) -> list[str]:
 
 def _checkpoints_at_once(config: dict[str, Any]) -> int:
     """An old checkpoint goes only when a new one is whole."""
-    most = max(2, int(config.get("save_total_limit") or 3)) + 1
+    most = max(KEEP_AT_LEAST, int(config.get("save_total_limit") or 3)) + 1
     steps, every = int(config.get("max_steps") or 0), float(config.get("save_steps") or 500)
     if steps > 0 and config.get("save_strategy", "steps") == "steps":
         return min(most, math.ceil(steps / every) if every >= 1 else math.ceil(1 / every))
@@ -119,8 +121,7 @@ def _checkpoints_at_once(config: dict[str, Any]) -> int:
 
 def disk_item(needs: Needs | None, run_dir: Path) -> Item:
     """Checkpoints, merged model and the rest together, beside what is free and what this run has written already."""
-    place = next(parent for parent in [run_dir, *run_dir.absolute().parents] if parent.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(run_dir)
     own = sum(path.lstat().st_size for path in run_dir.rglob("*") if path.is_file() and not path.is_symlink())
     item = Item("disk for the run", f"{free / GB:.1f} GB free at {run_dir}", f"{_REST_BYTES / GB:.0f} GB at least")
     needed = _REST_BYTES

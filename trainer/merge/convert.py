@@ -2,13 +2,13 @@
 
 import mmap
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -74,12 +74,7 @@ class Converter:
     threads: int = field(default_factory=lambda: min(MOST_THREADS, len(os.sched_getaffinity(0)) + WAITING_THREADS))
     done: int = 0
     _reported: float = field(default=0.0)
-    _buffers: "SimpleQueue[mmap.mmap]" = field(default_factory=SimpleQueue)
-
-    def __post_init__(self) -> None:
-        # As many as parts can be under way at once, so that none waits for one behind it.
-        for _ in range(self._ahead + 2):
-            self._buffers.put(mmap.mmap(-1, PART_BYTES))
+    _own: threading.local = field(default_factory=threading.local)
 
     def write(self, shard: Shard, folder: Path) -> dict[str, Any]:
         """Write one shard whole into the folder; returns its row: file, bytes, digest and the counts of each tensor."""
@@ -97,35 +92,25 @@ class Converter:
         """Count a shard as done that an earlier attempt finished."""
         self._advance(shard.size, shard.name)
 
-    @property
-    def _ahead(self) -> int:
-        return self.threads + 2
-
     def _pass(self, shard: Shard, writer: ShardWriter | None) -> dict[str, Counts]:
         counts = {tensor.name: Counts() for tensor in shard.tensors}
-
-        def work(part: Part) -> tuple[mmap.mmap, list[Counts]]:
-            buffer = self._buffers.get()
-            try:
-                return buffer, self._fill(part, buffer, writer)
-            except BaseException:
-                self._buffers.put(buffer)
-                raise
-
         # Parts of the file, not of one operation, are shared out over threads.
         pool = ThreadPoolExecutor(self.threads, "part", torch.set_num_threads, (1,))
         with ExitStack() as stack, pool:
-            for part, (buffer, added) in in_order(pool, work, self._parts(shard, stack), self._ahead):
+            parts = self._parts(shard, stack)
+            for part, added in in_order(pool, lambda part: self._fill(part, writer), parts, self.threads + 2):
                 for piece, count in zip(part.pieces, added, strict=True):
                     counts[piece.tensor.name].add(count)
                     if piece.last:
                         self._judge(piece.tensor, counts[piece.tensor.name], piece.kind)
-                self._buffers.put(buffer)
                 self._advance(part.size, shard.name)
         return counts
 
-    def _fill(self, part: Part, buffer: mmap.mmap, writer: ShardWriter | None) -> list[Counts]:
-        """Compute one part into a buffer and write it, in a thread of the pool."""
+    def _fill(self, part: Part, writer: ShardWriter | None) -> list[Counts]:
+        """Compute one part into this thread's buffer and write it."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = mmap.mmap(-1, PART_BYTES)
+        buffer: mmap.mmap = self._own.buffer
         buffer[: len(part.header)] = part.header
         counts = [self._convert(piece, memoryview(buffer)) for piece in part.pieces]
         if writer:

@@ -1,9 +1,9 @@
 """What the machine has for a merge: where to compute, room on the disk, and the memory that was used."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from disk_room import free_bytes, nearest_existing
 from protocol import TemperError
 
 
@@ -19,14 +19,13 @@ def choose_device(name: str) -> Any:
 
 def require_space(out: Path, needed: int) -> None:
     """Raise DiskFullError when `out` and the free space around it do not hold `needed` bytes."""
-    place = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
     present = sum(entry.stat().st_size for entry in out.iterdir() if entry.is_file()) if out.is_dir() else 0
-    status = os.statvfs(place)
-    free = status.f_bavail * status.f_frsize
+    free = free_bytes(out)
     if free + present < needed:
         raise TemperError(
             "DiskFullError",
-            f"{place} has {free / 1e6:,.0f} MB free and the merged model takes {needed / 1e6:,.0f} MB: make room",
+            f"{nearest_existing(out)} has {free / 1e6:,.0f} MB free and the merged model takes "
+            f"{needed / 1e6:,.0f} MB: make room",
         )
 
 
