@@ -131,7 +131,8 @@ def test_a_fetch_that_is_killed_goes_on_from_there(scheme: str, hub: HubStandIn,
     hub.wait_for_bytes(WEIGHTS, MIB)
     part = part_of(scheme, folder)
     until = time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size >= 2 * MIB):
+    tokenizer = folder / "tokenizer.json"
+    while not (part.exists() and part.stat().st_size >= 2 * MIB and tokenizer.exists()):
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
