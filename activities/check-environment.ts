@@ -8,7 +8,7 @@ import { fetchBase, planBase, type BasePlan, type BaseState } from '../host/fetc
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
 import { runPython, type PythonOptions, type PythonProgress } from '../host/python.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
-import { servingItems } from '../host/serving-check.ts';
+import { servingItems } from '../host/deployment/serving-check.ts';
 import { writeJson } from '../host/state-file.ts';
 import { trainingOptions, writeTrainingConfig, type TrainingOptions } from '../host/training-config.ts';
 import type { StageContext, StageResult } from './stage.ts';

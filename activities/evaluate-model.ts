@@ -2,16 +2,26 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { makeBaseOverlay } from '../host/base-overlay.ts';
-import { ask, questionOf, type ChatRow } from '../host/chat-api.ts';
+import { askAll, type TimedAnswer } from '../host/judging/ask-all.ts';
+import { discardCandidate, restoreChampionOf, startCandidate, type Candidate } from '../host/deployment/candidates.ts';
+import { questionOf, type ChatRow } from '../host/chat-api.ts';
+import { findDeployment, type Deployment, type GoldenQuestion } from '../host/deployment/deployments.ts';
 import { digestOfValue } from '../host/digest.ts';
-import { TemperError } from '../host/errors.ts';
-import { matches, percentile, similarity } from '../host/scoring.ts';
-import { startApi, stopServed } from '../host/served-model.ts';
-import { servingOptions } from '../host/serving-options.ts';
+import { messageOf } from '../host/errors.ts';
+import { judge, type Verdict } from '../host/judging/gates.ts';
+import { healthFacts } from '../host/deployment/health.ts';
+import { whileLocked } from '../host/lock.ts';
+import type { Model, Place } from '../host/deployment/model-server.ts';
+import { scoreWithCommand } from '../host/judging/own-scorer.ts';
+import { pairedBootstrap, type PairedBootstrap } from '../host/judging/paired-bootstrap.ts';
+import type { Placement } from '../host/deployment/placement.ts';
+import type { EvaluatedRow, Evaluation } from '../host/report.ts';
+import { rowScores, scoreRows, type AnsweredRow, type Score } from '../host/judging/scoring.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
-import type { DeployModelResult } from './deploy-model.ts';
+import { waits } from './deploy-model.ts';
 import type { ServableModel } from './merge-adapter.ts';
+import { deploymentLock, modelOf, placeOf } from './served-model.ts';
 import type { StageContext, StageResult } from './stage.ts';
 import type { ValidateDatasetResult } from './validate-dataset.ts';
 
@@ -22,168 +32,242 @@ export interface EvaluateModelInput {
   /** Stands for the base's weights and config, so that its answers are asked for once. */
   baseDigest: string;
   model: ServableModel;
-  /** Where the fine-tuned model is served; null serves it for the evaluation alone. */
-  deployment: DeployModelResult | null;
-}
-
-/** Figures over the held-out rows; shares from 0 to 1, latencies in milliseconds. */
-export interface Score {
-  rows: number;
-  exactMatch: number;
-  similarity: number;
-  latencyP50Ms: number | null;
-  latencyP95Ms: number | null;
 }
 
 export interface EvaluateModelResult extends StageResult {
-  scores: { base: Score; candidate: Score };
+  /** `base` is null when no rows are held out, `champion` also when nothing is in service. */
+  scores: { base: Score | null; candidate: Score; champion: Score | null };
+  /** Candidate − champion on the same rows. */
+  comparison: PairedBootstrap | null;
+  verdict: Verdict;
 }
 
-/** One row of `evaluation.json`. */
-export interface JudgedRow {
-  question: string;
-  images: string[];
-  expected: string;
-  base: string;
-  candidate: string;
+/** `evaluation.json`. */
+interface EvaluationRecord extends Evaluation {
+  result: EvaluateModelResult;
+  /** What was judged: a second attempt at the same model returns the first one's result. */
+  modelDigest: string;
+  /** Asked again while the model is watched in service; null when no row was answered right. */
+  golden: GoldenQuestion | null;
+  placement: Placement;
+  memoryBytes: number | null;
+  /** Why the champion could not be compared with, if it could not. */
+  championProblem: string | null;
 }
 
-const PARALLEL_REQUESTS = 4;
-
-/** Ask base and fine-tuned model the held-out rows through the API that serves them, and score both. */
+/**
+ * Ask candidate, champion and base the held-out rows through the API that serves them, and judge the candidate by its gates.
+ * A candidate that passed and waits for nobody is left serving, for deployModel to swap in.
+ */
 export async function evaluateModel(input: EvaluateModelInput, context: StageContext): Promise<EvaluateModelResult> {
-  const { config, deployment, model } = input;
-  const rows = (await readRows(context.run.heldOut)).slice(0, config.evaluate.maxRows);
-  const candidate =
-    deployment === null
-      ? await whileServed(model.modelDir, 'candidate', input, context, (apiUrl) =>
-          askAll(rows, 'candidate', apiUrl, config, context),
-        )
-      : await askAll(rows, deployment.name, deployment.apiUrl, config, context);
-  const base = await baseAnswers(rows, input, context);
-
-  const scores = { base: score(rows, base, config), candidate: score(rows, candidate, config) };
-  const judged = rows.map((row, index): JudgedRow => {
-    const { question, expected } = questionOf(row);
-    const images = row.images ?? [];
-    return {
-      question: question.messages.at(-1)?.content ?? '',
-      images,
-      expected,
-      base: base[index]?.text ?? '',
-      candidate: candidate[index]?.text ?? '',
-    };
+  const place = placeOf(input.config, context);
+  return whileLocked(deploymentLock(place), { signal: context.signal, onWait: waits(context.report) }, async () => {
+    await restoreChampionOf(place.home, place.name);
+    const champion = await findDeployment(place.home, place.name);
+    if (champion?.champion.modelDigest === input.model.modelDigest) {
+      const before = await readJson<EvaluationRecord>(context.run.evaluation);
+      if (before?.modelDigest === input.model.modelDigest) return before.result;
+    }
+    return evaluate(input, place, champion, context);
   });
-  await writeJson(context.run.evaluation, { scores, rows: judged });
-  const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
-  const headline = `exact match ${percent(scores.base.exactMatch)} → ${percent(scores.candidate.exactMatch)} on ${rows.length} held-out rows`;
-  return { scores, headline };
 }
 
-interface TimedAnswer {
-  text: string;
-  latencyMs: number;
+async function evaluate(
+  input: EvaluateModelInput,
+  place: Place,
+  champion: Deployment | undefined,
+  context: StageContext,
+): Promise<EvaluateModelResult> {
+  const { config, model } = input;
+  const rows = (await readRows(context.run.heldOut)).slice(0, config.evaluate.maxRows);
+  const hasRows = rows.length > 0;
+  const championAsked = champion && hasRows ? await championAnswers(rows, input, champion, context) : null;
+  const baseAsked = hasRows ? await baseAnswers(rows, input, place, context) : null;
+  const candidate = await startCandidate(modelOf(input, context.runName), place, candidateOptions(config, context));
+  try {
+    const answers = await askModel(rows, 'candidate', candidate, config, context);
+    const memoryBytes = (await healthFacts(candidate.server.url, context.signal))?.peakMemoryBytes ?? null;
+    const scored = await Promise.all(
+      [baseAsked, answers, championAsked?.answers ?? null].map((asked) => score(rows, asked, config, context)),
+    );
+    const [base, own, champions] = scored as [Scored | null, Scored, Scored | null];
+    const comparison = champions === null ? null : pairedBootstrap(own.rowScores, champions.rowScores);
+    const verdict = judge(
+      config.evaluate.gates,
+      { ...own.total, memoryBytes },
+      champions?.total ?? null,
+      comparison,
+      championAsked?.problem ?? null,
+    );
+    const scores = { base: base?.total ?? null, candidate: own.total, champion: champions?.total ?? null };
+    const result = { scores, comparison, verdict, headline: headlineOf(scores, comparison, verdict) };
+    const record: EvaluationRecord = {
+      ...{ scores, comparison, verdict, result, memoryBytes, modelDigest: model.modelDigest },
+      placement: candidate.placement,
+      championProblem: championAsked?.problem ?? null,
+      golden: goldenOf(rows, own),
+      rows: rows.map((row, index) => evaluatedRow(row, index, [base, own, champions])),
+    };
+    await writeJson(context.run.evaluation, record);
+    const isSwappedInNext = config.deploy.enabled && verdict.passed && config.deploy.approval === 'none';
+    if (!isSwappedInNext) await discardCandidate(candidate);
+    return result;
+  } catch (error) {
+    await discardCandidate(candidate);
+    throw error;
+  }
+}
+
+function candidateOptions({ deploy }: ResolvedConfig, { signal, report }: StageContext) {
+  return { placement: deploy.placement, signal, report };
+}
+
+/** The champion's answers, asked for before it may have to make room; one that can't answer is no standard to keep to. */
+async function championAnswers(
+  rows: ChatRow[],
+  { config, dataset }: EvaluateModelInput,
+  { champion }: Deployment,
+  context: StageContext,
+): Promise<{ answers: TimedAnswer[] | null; problem: string | null }> {
+  const { server, place, modelDigest, serving } = champion;
+  if (server === null) return { answers: null, problem: 'it does not serve' };
+  const served = { ...champion, server, place };
+  const key = { modelDigest, serving, dataset: dataset.digest, rows: rows.length };
+  try {
+    const ask = () => askModel(rows, 'champion', served, config, context);
+    return { answers: await onceAsked(key, context, ask), problem: null };
+  } catch (error) {
+    context.signal.throwIfAborted();
+    return { answers: null, problem: messageOf(error) };
+  }
 }
 
 /** The base's answers to these rows, kept for the next run of the same base on the same rows. */
-async function baseAnswers(rows: ChatRow[], input: EvaluateModelInput, context: StageContext): Promise<TimedAnswer[]> {
+async function baseAnswers(
+  rows: ChatRow[],
+  input: EvaluateModelInput,
+  place: Place,
+  context: StageContext,
+): Promise<TimedAnswer[]> {
   const { config, environment, dataset, baseDigest } = input;
-  const key = digestOfValue({
-    baseDigest,
-    dataset: dataset.digest,
-    rows: rows.length,
-    serving: servingOptions(config),
-    precision: environment.precision,
+  const { precision } = environment;
+  const model = { modelDir: config.train.model_name_or_path, modelDigest: baseDigest };
+  const served: Model = modelOf({ ...input, model }, context.runName);
+  const key = { baseDigest, precision, serving: served.serving, dataset: dataset.digest, rows: rows.length };
+  return onceAsked(key, context, async () => {
+    const dtype = precision === 'fp16' ? 'float16' : 'bfloat16';
+    const modelDir = await makeBaseOverlay(served.modelDir, join(context.run.path, 'base-served'), dtype);
+    const base = await startCandidate({ ...served, modelDir }, place, candidateOptions(config, context));
+    try {
+      return await askModel(rows, 'base', base, config, context);
+    } finally {
+      await discardCandidate(base);
+    }
   });
-  const file = join(context.settings.home, 'cache/base-answers', `${key}.json`);
+}
+
+async function onceAsked(
+  key: Record<string, unknown>,
+  { settings }: StageContext,
+  work: () => Promise<TimedAnswer[]>,
+): Promise<TimedAnswer[]> {
+  const file = join(settings.home, 'cache/answers', `${digestOfValue(key)}.json`);
   const known = await readJson<TimedAnswer[]>(file);
   if (known !== undefined) return known;
-  const base = String(config.train.model_name_or_path);
-  const dtype = environment.precision === 'fp16' ? 'float16' : 'bfloat16';
-  const folder = await makeBaseOverlay(base, join(context.run.path, 'base-served'), dtype);
-  const answers = await whileServed(folder, 'base', input, context, (apiUrl) =>
-    askAll(rows, 'base', apiUrl, config, context),
-  );
+  const answers = await work();
   await writeJson(file, answers);
   return answers;
 }
 
-/** Serve a model on a private port just for `work`. */
-async function whileServed<T>(
-  modelDir: string,
-  name: string,
-  { config }: EvaluateModelInput,
-  context: StageContext,
-  work: (apiUrl: string) => Promise<T>,
-): Promise<T> {
-  context.report({ message: `starting the API of the ${name}` });
-  const folder = join(context.run.path, 'evaluation', name);
-  const options = { ...servingOptions(config), apiKeyEnv: undefined };
-  const api = await startApi({
-    ...options,
-    modelDir,
-    name,
-    host: '127.0.0.1',
-    port: 0,
-    folder,
-    signal: context.signal,
-  });
-  try {
-    return await work(api.url);
-  } finally {
-    await stopServed(api);
-  }
-}
-
-async function askAll(
+function askModel(
   rows: ChatRow[],
-  name: string,
-  apiUrl: string,
-  config: ResolvedConfig,
+  who: 'base' | 'candidate' | 'champion',
+  { server, place, serving }: Pick<Candidate, 'server' | 'place' | 'serving'>,
+  { evaluate: { maxNewTokens } }: ResolvedConfig,
   { report, signal }: StageContext,
 ): Promise<TimedAnswer[]> {
-  const { apiKeyEnv } = config.deploy;
-  const apiKey = apiKeyEnv === undefined ? undefined : process.env[apiKeyEnv];
-  const answers: TimedAnswer[] = [];
-  let next = 0;
-  let done = 0;
-  const askOneByOne = async () => {
-    for (let index = next++; index < rows.length; index = next++) {
-      const row = rows[index] as ChatRow;
-      answers[index] = await ask(questionOf(row).question, {
-        apiUrl,
-        model: name,
-        maxTokens: config.evaluate.maxNewTokens,
-        apiKey,
-        signal,
-      });
-      report({ asking: name, done: ++done, total: rows.length });
-    }
-  };
-  await Promise.all(Array.from({ length: PARALLEL_REQUESTS }, askOneByOne)).catch((error: unknown) => {
-    signal.throwIfAborted();
-    throw new TemperError('DeploymentError', `${name} could not answer a held-out row: ${String(error)}`, {
-      cause: error,
-    });
-  });
-  return answers;
+  const apiKey = serving.apiKeyEnv === undefined ? undefined : process.env[serving.apiKeyEnv];
+  return askAll(
+    rows.map((row) => questionOf(row).question),
+    { who, apiUrl: server.url, model: place.name, maxTokens: maxNewTokens, apiKey, signal },
+    (done) => report({ asking: who, done, total: rows.length }),
+  );
 }
 
-function score(rows: ChatRow[], answers: TimedAnswer[], { evaluate }: ResolvedConfig): Score {
-  const expected = rows.map((row) => questionOf(row).expected);
-  const share = (measure: (answer: string, wanted: string) => number) =>
-    answers.reduce((sum, { text }, index) => sum + measure(text, expected[index] ?? ''), 0) / Math.max(1, rows.length);
-  const latencies = answers.map((answer) => answer.latencyMs);
+interface Scored {
+  total: Score;
+  rowScores: number[];
+  answers: string[];
+}
+
+async function score(
+  rows: ChatRow[],
+  answers: TimedAnswer[] | null,
+  { evaluate }: ResolvedConfig,
+  { signal }: StageContext,
+): Promise<Scored | null> {
+  if (answers === null) return null;
+  const answered = rows.map((row, index): AnsweredRow & { row: ChatRow } => {
+    const { text, latencyMs } = answers[index] as TimedAnswer;
+    return { row, expected: questionOf(row).expected, answer: text, latencyMs };
+  });
+  const metric = evaluate.scorer === undefined ? evaluate.metric : 'own';
+  if (evaluate.scorer !== undefined) {
+    const asked = answered.map(({ row, expected, answer }) => ({ ...shownQuestion(row), expected, answer }));
+    const own = await scoreWithCommand(evaluate.scorer, asked, { cancelSignal: signal });
+    answered.forEach((each, index) => Object.assign(each, { own: own[index] }));
+  }
   return {
-    rows: rows.length,
-    exactMatch: share((answer, wanted) => (matches(answer, wanted, evaluate.metric) ? 1 : 0)),
-    similarity: share(similarity),
-    latencyP50Ms: percentile(latencies, 0.5),
-    latencyP95Ms: percentile(latencies, 0.95),
+    total: scoreRows(answered, metric),
+    rowScores: rowScores(answered, metric),
+    answers: answers.map(({ text }) => text),
   };
+}
+
+/** The first row that the candidate answered right: asked again in service, it must get the same answer. */
+function goldenOf(rows: ChatRow[], { rowScores: scores, answers }: Scored): GoldenQuestion | null {
+  const right = scores.indexOf(1);
+  const row = rows[right];
+  return row === undefined ? null : { ...questionOf(row).question, answer: answers[right] ?? '' };
+}
+
+function evaluatedRow(
+  row: ChatRow,
+  index: number,
+  [base, candidate, champion]: [Scored | null, Scored, Scored | null],
+): EvaluatedRow {
+  return {
+    ...shownQuestion(row),
+    expected: questionOf(row).expected,
+    base: base?.answers[index] ?? null,
+    candidate: candidate.answers[index] ?? '',
+    champion: champion?.answers[index] ?? null,
+  };
+}
+
+function shownQuestion(row: ChatRow): { question: string; images: string[] } {
+  return { question: questionOf(row).question.messages.at(-1)?.content ?? '', images: row.images ?? [] };
+}
+
+function headlineOf(
+  { base, candidate, champion }: EvaluateModelResult['scores'],
+  comparison: PairedBootstrap | null,
+  verdict: Verdict,
+): string {
+  const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
+  if (base === null) return `it answers; no rows are held out${verdict.passed ? '' : `; ${verdict.headline}`}`;
+  const gain = `${percent(base.score)} → ${percent(candidate.score)} on ${candidate.rows} held-out rows`;
+  const against =
+    champion === null || comparison === null
+      ? ''
+      : `; champion ${percent(champion.score)}, difference ${percent(comparison.low)} to ${percent(comparison.high)}`;
+  return `${gain}${against}${verdict.passed ? '' : `; ${verdict.headline}`}`;
 }
 
 async function readRows(file: string): Promise<ChatRow[]> {
-  const text = await readFile(file, 'utf8');
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return ''; // none are held out
+    throw error;
+  });
   return text.split('\n').flatMap((line) => (line.trim() === '' ? [] : [JSON.parse(line) as ChatRow]));
 }

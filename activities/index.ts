@@ -1,12 +1,14 @@
 import type { HostSettings } from '../host/settings.ts';
 import { checkEnvironment } from './check-environment.ts';
 import { deployModel } from './deploy-model.ts';
+import { discardCandidate } from './discard-candidate.ts';
 import { evaluateModel } from './evaluate-model.ts';
 import { loadConfig } from './load-config.ts';
 import { mergeAdapter } from './merge-adapter.ts';
 import { patchFp16 } from './patch-fp16.ts';
 import { recordRun } from './record-run.ts';
 import { requestStop } from './request-stop.ts';
+import { applyRollback, planRollback } from './roll-back.ts';
 import { stage } from './stage.ts';
 import { trainModel } from './train-model.ts';
 import { validateDataset } from './validate-dataset.ts';
@@ -20,8 +22,11 @@ export function createActivities(settings: HostSettings) {
     trainModel: stage('trainModel', settings, trainModel),
     mergeAdapter: stage('mergeAdapter', settings, mergeAdapter),
     patchFp16: stage('patchFp16', settings, patchFp16),
-    deployModel: stage('deployModel', settings, deployModel),
     evaluateModel: stage('evaluateModel', settings, evaluateModel),
+    deployModel: stage('deployModel', settings, deployModel),
+    discardCandidate: stage('discardCandidate', settings, discardCandidate, { announced: false }),
+    planRollback: stage('planRollback', settings, planRollback, { announced: false, ofRun: false }),
+    applyRollback: stage('applyRollback', settings, applyRollback, { announced: false, ofRun: false }),
     requestStop: stage('requestStop', settings, requestStop, { announced: false }),
     recordRun: stage('recordRun', settings, recordRun, { announced: false }),
   };

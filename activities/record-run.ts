@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { findDeployment } from '../host/deployments.ts';
+import { findDeployment } from '../host/deployment/deployments.ts';
 import { writeReport, type ReportStage } from '../host/report.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
 import type { StageRecord } from '../host/stage-record.ts';
@@ -10,8 +10,11 @@ import type { MergeAdapterResult } from './merge-adapter.ts';
 import type { StageContext, StageResult } from './stage.ts';
 import type { TrainModelResult } from './train-model.ts';
 
-/** How a run ended: in service, finished without a deployment, failed, or cancelled. */
-export type RunOutcome = 'deployed' | 'finished' | 'failed' | 'cancelled';
+/**
+ * How a run ended: in service; finished without a deployment by its config; rejected by its gates or a person; rolled back
+ * after the swap; failed; or cancelled.
+ */
+export type RunOutcome = 'deployed' | 'finished' | 'rejected' | 'rolledBack' | 'failed' | 'cancelled';
 
 export interface RecordRunInput {
   outcome: RunOutcome;
@@ -73,7 +76,12 @@ async function manifestOf(run: RunDirectory, runName: string, outcome: RunOutcom
     deployment:
       serving === undefined
         ? null
-        : { name: serving.name, apiUrl: serving.api.url, pageUrl: serving.page.url, modelDigest: serving.modelDigest },
+        : {
+            name: serving.name,
+            apiUrl: serving.api.url,
+            pageUrl: serving.page.url,
+            modelDigest: serving.champion.modelDigest,
+          },
     versions: environment?.versions ?? {},
   };
 }

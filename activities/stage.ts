@@ -1,12 +1,14 @@
 import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activity';
 import { errorNameOf, messageOf } from '../host/errors.ts';
-import { openRunDirectory, type RunDirectory } from '../host/run-directory.ts';
+import { openRunDirectory, runDirectory, type RunDirectory } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
 
 /** What every stage's work is given beside its input. */
 export interface StageContext {
   settings: HostSettings;
   runName: string;
+  /** Temporal's Run ID: another one each time a run of this name is started. */
+  executionId: string;
   run: RunDirectory;
   /** Aborts when Temporal wants this attempt to end, for whatever reason; its reason is a CancelledFailure. */
   signal: AbortSignal;
@@ -26,12 +28,15 @@ export interface StageResult {
 
 const HEARTBEAT_MS = 2_000;
 
-/** Make an activity of a stage's work: it heartbeats from a timer, announces to the workflow that it began, and names its errors. */
+/**
+ * Make an activity of a stage's work: it heartbeats from a timer, announces to the workflow that it began, and names its errors.
+ * Work that is no part of a run (`ofRun` false) gets no run directory.
+ */
 export function stage<I, O extends StageResult>(
   name: string,
   settings: HostSettings,
   work: (input: I, context: StageContext) => Promise<O>,
-  { announced = true } = {},
+  { announced = true, ofRun = true } = {},
 ): (input: I) => Promise<O> {
   return async (input) => {
     const context = Context.current();
@@ -45,7 +50,8 @@ export function stage<I, O extends StageResult>(
       const result = await work(input, {
         settings,
         runName,
-        run: openRunDirectory(settings.home, runName),
+        executionId: workflowExecution?.runId ?? '',
+        run: (ofRun ? openRunDirectory : runDirectory)(settings.home, runName),
         signal: context.cancellationSignal,
         attempt,
         owner: `${workflowExecution?.runId}/${context.info.activityId}/${attempt}`,

@@ -1,13 +1,13 @@
-import { WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
+import type { WorkflowHandle } from '@temporalio/client';
 import { defaultPayloadConverter } from '@temporalio/common';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { JudgedRow } from '../activities/evaluate-model.ts';
 import { checkout } from '../host/checkout.ts';
-import { findDeployment, stopDeployment } from '../host/deployments.ts';
+import { findDeployment, stopDeployment } from '../host/deployment/deployments.ts';
 import { TemperError, messageOf } from '../host/errors.ts';
 import { freePort, portIsFree } from '../host/ports.ts';
 import { identify, isAlive, stopTree } from '../host/process-table.ts';
+import type { EvaluatedRow } from '../host/report.ts';
 import { readJson } from '../host/state-file.ts';
 import { runDirectory } from '../host/run-directory.ts';
 import { startDetached } from '../host/subprocess.ts';
@@ -17,6 +17,7 @@ import type { fineTune, FineTuneResult } from '../workflows/fine-tune.ts';
 import type { RunProgress } from '../workflows/progress.ts';
 import { TASK_QUEUE } from '../workflows/queues.ts';
 import { findUp, type UpRecord } from './up.ts';
+import { rootCause } from './workflow-error.ts';
 
 /** The fine-tuned model must beat the base by this share of exactly right answers for the demo to have worked. */
 const MIN_GAIN = 0.2;
@@ -45,7 +46,7 @@ export async function demo({ keep }: { keep?: boolean }): Promise<void> {
     });
     worked = await present(await follow(handle), home);
   } catch (error) {
-    console.error(`The demo failed: ${rootMessage(error)}`);
+    console.error(`The demo failed: ${messageOf(rootCause(error))}`);
   }
   if (keep && worked) await sayKept(home, server);
   else await stopAll();
@@ -73,7 +74,7 @@ async function preferredPort(port: number): Promise<number> {
 
 async function stopDemo(home: string, server: UpRecord | undefined): Promise<void> {
   const deployment = await findDeployment(home, DEPLOYMENT);
-  if (deployment !== undefined) await stopDeployment(home, deployment);
+  if (deployment !== undefined) await stopDeployment(deployment);
   if (server !== undefined) await stopTree(server.process, STOP_GRACE_MS);
 }
 
@@ -124,14 +125,14 @@ async function newsOf(handle: WorkflowHandle): Promise<string> {
 
 /** Print three held-out pictures' answers and both scores; true when the fine-tuned model is clearly better. */
 async function present(result: FineTuneResult, home: string): Promise<boolean> {
-  const evaluation = await readJson<{ rows: JudgedRow[] }>(runDirectory(home, result.runName).evaluation);
+  const evaluation = await readJson<{ rows: EvaluatedRow[] }>(runDirectory(home, result.runName).evaluation);
   for (const { question, images, expected, base, candidate } of evaluation?.rows.slice(0, 3) ?? []) {
     console.log(
       `\n  picture    ${images.join(', ')}\n  question   ${question.replaceAll('<image>', '')}\n  expected   ${expected}`,
     );
-    console.log(`  base       ${base}\n  fine-tuned ${candidate}`);
+    console.log(`  base       ${base ?? ''}\n  fine-tuned ${candidate}`);
   }
-  if (result.evaluation === null) return false;
+  if (result.evaluation?.base == null) return false;
   const { base, candidate } = result.evaluation;
   const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
   console.log(
@@ -155,10 +156,4 @@ function seconds(started: string | null, finished: string | null): string {
   return started === null || finished === null
     ? ''
     : `${((Date.parse(finished) - Date.parse(started)) / 1000).toFixed(1)} s`;
-}
-
-function rootMessage(error: unknown): string {
-  let root: unknown = error instanceof WorkflowFailedError ? error.cause : error;
-  while (root instanceof Error && root.cause instanceof Error && !(root instanceof TemperError)) root = root.cause;
-  return messageOf(root);
 }

@@ -4,7 +4,8 @@ import { errorNameOf, messageOf } from '../host/errors.ts';
 import { doctor } from './check.ts';
 import { fp16, merge } from './convert.ts';
 import { demo } from './demo.ts';
-import { listDeployed, undeploy } from './deployments.ts';
+import { listDeployed, rollback, undeploy } from './deployments.ts';
+import { trace } from './trace.ts';
 import { down, up } from './up.ts';
 import { validate } from './validate.ts';
 import { work } from './worker.ts';
@@ -69,14 +70,33 @@ export async function main(argv: string[]): Promise<void> {
     .action(() => void process.stdout.write(jsonSchemaText()));
   program
     .command('deployments')
-    .description('List the models in service.')
+    .description("List the models in service, or one deployment's history.")
+    .argument('[name]', 'the deployment whose history is wanted')
     .option('--json', 'as JSON')
     .action(listDeployed);
+  program
+    .command('rollback')
+    .description('Return a deployment to the champion before; it is watched as any new one.')
+    .argument('<name>', 'the deployment')
+    .option('--to <run>', 'the run whose model is wanted instead')
+    .option('--by <who>', 'who wants it; default: this user')
+    .option('--why <reason>', 'for the history')
+    .action(rollback);
   program
     .command('undeploy')
     .description('Take a model out of service.')
     .argument('<name>', 'the deployment')
     .action(undeploy);
+  program
+    .command('trace')
+    .description(
+      'Show which run a served model is from, and the rows it was trained on; exit code 1 if a link is broken.',
+    )
+    .argument('<served>', 'a container, or the address of an API or chat page')
+    .option('--verify', 'also read the weights, rows and pictures again')
+    .option('--api-key-env <variable>', "the environment variable that holds the API's key")
+    .option('--json', 'as JSON')
+    .action(trace);
   program.exitOverride((stop) => process.exit(stop.exitCode === 0 ? 0 : 2));
   try {
     await program.parseAsync(argv);

@@ -1,23 +1,26 @@
 import { checkOptions, listOf, type Train } from './check-options.ts';
 import type { ConfigIssue } from './config-error.ts';
-import type { ModelSource } from './schema.ts';
+import type { Config, ModelSource } from './schema.ts';
 
 /** Sections that passed the schema each on its own; what failed it is left out. */
 export interface SoundParts {
   train: Train;
   model?: ModelSource;
-  deploy?: { host: string; apiPort: number; pagePort: number; apiKeyEnv?: string | undefined };
+  heldOut?: Config['heldOut'];
+  evaluate?: Config['evaluate'];
+  deploy?: Config['deploy'];
 }
 
 const loopback = new Set(['127.0.0.1', '::1', 'localhost']);
 
 /** Settings that are right one by one and wrong together. */
-export function checkTogether({ train, deploy }: SoundParts): ConfigIssue[] {
+export function checkTogether({ train, heldOut, evaluate, deploy }: SoundParts): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const refuse = (path: string, message: string) => issues.push({ path, message: `${path}: ${message}` });
   for (const { option, message } of checkOptions({ ...train, streaming: undefined }))
     refuse(`train.${option}`, message);
   checkWhatTemperDoes(train, refuse);
+  checkGates(evaluate, heldOut, refuse);
 
   if (deploy !== undefined) {
     if (deploy.apiPort === deploy.pagePort && deploy.apiPort !== 0) {
@@ -29,8 +32,28 @@ export function checkTogether({ train, deploy }: SoundParts): ConfigIssue[] {
         `is missing: with host ${deploy.host} others can reach the API, so it wants a key; name the variable that holds it`,
       );
     }
+    if (deploy.approval === 'manual' && !deploy.enabled)
+      refuse('deploy.approval', 'manual, and deploy.enabled is false: nothing is there to approve; leave one out');
   }
   return issues;
+}
+
+/** A gate on answers wants rows that are asked. */
+function checkGates(
+  evaluate: SoundParts['evaluate'],
+  heldOut: SoundParts['heldOut'],
+  refuse: (path: string, message: string) => void,
+): void {
+  const missing = [
+    ...(evaluate?.enabled === false ? ['evaluate.enabled is false: set it to true'] : []),
+    ...(heldOut?.fraction === 0 ? ['heldOut.fraction is 0: set it to 0.1'] : []),
+  ];
+  for (const gate of ['minScore', 'maxLatencyP95Ms'] as const) {
+    if (evaluate?.gates[gate] === undefined || missing.length === 0) continue;
+    refuse(`evaluate.gates.${gate}`, `judges answers to held-out rows, and ${missing.join(', and ')}; or leave it out`);
+  }
+  if (evaluate?.gates.maxMemoryGiB !== undefined && !evaluate.enabled)
+    refuse('evaluate.gates.maxMemoryGiB', 'evaluate.enabled is false: set it to true; or leave it out');
 }
 
 /** What LLaMA-Factory takes and Temper doesn't, because of what comes before and after the training. */

@@ -8,9 +8,9 @@ import { isOption } from './train-rules.ts';
 
 type Path = readonly PropertyKey[];
 
-/** Each section's own keys, `train`'s left out. */
+/** Each section's own keys, those within another section by a dotted name, `train`'s left out. */
 const sections: Record<string, readonly string[]> = Object.fromEntries(
-  Object.entries(configSchema.shape).map(([name, schema]) => [name, keysOf(schema)]),
+  Object.entries(configSchema.shape).flatMap(([name, schema]) => keysByPath(name, schema)),
 );
 
 /** What zod found wrong with `input`, as sentences that name the path and the fix. */
@@ -52,7 +52,7 @@ function unknownKey(parent: Path, key: string): ConfigIssue {
   const path = dotted([...parent, key]);
   const elsewhere = placesOf(key).filter((place) => place !== section);
   if (section === 'train') return { path, message: explainUnknownOption(key, elsewhere[0]) };
-  const known = section === '' ? Object.keys(sections) : (sections[section] ?? []);
+  const known = section === '' ? Object.keys(configSchema.shape) : (sections[section] ?? []);
   const near = nearest(key, known);
   const hint =
     near !== undefined
@@ -106,14 +106,21 @@ function expectedName(expected: string): string {
     string: 'text',
     object: 'a block of settings',
     record: 'a block of settings',
+    array: 'a list',
   };
   return names[expected] ?? expected;
 }
 
-function keysOf(schema: z.core.$ZodType): string[] {
+function keysByPath(path: string, schema: z.core.$ZodType): [string, string[]][] {
+  const shape = shapeOf(schema);
+  const within = Object.entries(shape).flatMap(([key, inner]) => keysByPath(`${path}.${key}`, inner));
+  return [[path, Object.keys(shape)], ...within.filter(([, keys]) => keys.length > 0)];
+}
+
+function shapeOf(schema: z.core.$ZodType): Record<string, z.core.$ZodType> {
   const inner = (schema as unknown as { def: { innerType?: z.core.$ZodType } }).def.innerType ?? schema;
-  const { shape } = inner as { shape?: Record<string, unknown> };
-  return shape === undefined || 'lora_rank' in shape ? [] : Object.keys(shape);
+  const { shape = {} } = inner as { shape?: Record<string, z.core.$ZodType> };
+  return 'lora_rank' in shape ? {} : shape;
 }
 
 function dotted(path: Path): string {

@@ -61,10 +61,14 @@ function checkConfig(
   const sound = soundParts(value);
   const { paths, issues: pathIssues } = resolvePaths(sound.train, options, { model: sound.model });
   const wrong = parsed.success ? [] : explainIssues(parsed.error, value);
-  const issues = [...wrong, ...missingBase(value), ...checkTogether(sound), ...pathIssues].map((issue) => ({
-    ...issue,
-    ...locate(issue.path),
-  }));
+  const found = [
+    ...wrong,
+    ...missingBase(value),
+    ...inlineScorer(value, origin),
+    ...checkTogether(sound),
+    ...pathIssues,
+  ];
+  const issues = found.map((issue) => ({ ...issue, ...locate(issue.path) }));
   if (!parsed.success || issues.length > 0) throw new ConfigError(origin.source, inOrder(issues));
   return resolveConfig(parsed.data, paths, { name: origin.name, source: file });
 }
@@ -76,15 +80,32 @@ function missingBase(value: unknown): ConfigIssue[] {
   return value.train[name] === undefined ? [{ path: `train.${name}`, message: explainOption(name, undefined) }] : [];
 }
 
+/** Whoever may start a workflow is not thereby allowed to run programs on the host; whoever may write its configs is. */
+function inlineScorer(value: unknown, { source }: Origin): ConfigIssue[] {
+  if (source !== 'inline' || !isRecord(value) || !isRecord(value.evaluate)) return [];
+  const path = 'evaluate.scorer';
+  const message = `${path}: a program of the host is run only for a config file below the configs folder; put the config there`;
+  return value.evaluate.scorer === undefined ? [] : [{ path, message }];
+}
+
 /** What of the config is right on its own, so that the checks across settings can say their part beside the schema's. */
 function soundParts(value: unknown): SoundParts {
   const given = isRecord(value) ? value : {};
   const options = isRecord(given.train) ? Object.entries(given.train) : [];
   const sound = options.filter(([name, option]) => isOption(name) && optionSchema(name).safeParse(option).success);
   const train = Object.fromEntries(sound) as Partial<TrainOptions>;
-  const deploy = configSchema.shape.deploy.safeParse(given.deploy);
-  const { data: model } = configSchema.shape.model.safeParse(given.model);
-  return { train, ...(model === undefined ? {} : { model }), ...(deploy.success ? { deploy: deploy.data } : {}) };
+  const { shape } = configSchema;
+  const { data: model } = shape.model.safeParse(given.model);
+  const { data: heldOut } = shape.heldOut.safeParse(given.heldOut);
+  const { data: evaluate } = shape.evaluate.safeParse(given.evaluate);
+  const { data: deploy } = shape.deploy.safeParse(given.deploy);
+  return {
+    train,
+    ...(model === undefined ? {} : { model }),
+    ...(heldOut === undefined ? {} : { heldOut }),
+    ...(evaluate === undefined ? {} : { evaluate }),
+    ...(deploy === undefined ? {} : { deploy }),
+  };
 }
 
 function findConfig(input: string, { configsFolder, root }: LoadOptions): string {

@@ -45,14 +45,49 @@ const merge = z.strictObject({
     .describe('fp16: set weights that overflow to the largest number instead of failing'),
 });
 
+const gates = z.strictObject({
+  minScore: z
+    .number()
+    .min(0)
+    .max(1)
+    .optional()
+    .describe('The mean of the metric over the held-out rows must be at least this. Default: no such gate'),
+  maxRegression: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.02)
+    .describe("The mean may lie at most so much below the champion's on the same rows; without a champion it passes"),
+  maxLatencyP95Ms: z
+    .number()
+    .positive()
+    .optional()
+    .describe('95 % of the held-out answers must come within so many milliseconds. Default: no such gate'),
+  maxMemoryGiB: z
+    .number()
+    .positive()
+    .optional()
+    .describe('The candidate may take at most so much memory while it is served. Default: no such gate'),
+});
+
 const evaluate = z.strictObject({
   enabled: z.boolean().default(true).describe('Compare base and fine-tuned model on the held-out rows'),
   maxRows: z.int().min(1).default(200).describe('At most so many held-out rows are asked'),
   metric: z
-    .enum(['exact', 'contains'])
+    .enum(['exact', 'contains', 'anls', 'fields'])
     .default('exact')
-    .describe("exact: the answer is the row's, but for white space; contains: the row's answer is in it"),
+    .describe(
+      "exact: the answer is the row's, but for white space; contains: the row's answer is in it; anls: edit similarity whatever the case, 0 from half wrong on; fields: share of the fields of a JSON answer that are right",
+    ),
+  scorer: z
+    .array(z.string())
+    .min(1)
+    .optional()
+    .describe(
+      "Program and arguments that score instead of the metric, run without a shell in the checkout: each row comes on stdin as a line {question, images, expected, answer} of JSON, and it prints a number from 0 to 1 a line for each, in order. Only in a config file on the worker's host",
+    ),
   maxNewTokens: z.int().min(1).max(8192).default(256).describe('Longest answer that is waited for'),
+  gates: gates.prefault({}).describe('What the fine-tuned model has to keep to before it replaces what is in service'),
 });
 
 const port = z.int().min(0).max(65535);
@@ -93,6 +128,28 @@ const deploy = z.strictObject({
     )
     .optional()
     .describe("Name of the variable in the worker's environment that holds the API's key (never the key itself)"),
+  approval: z
+    .enum(['none', 'manual'])
+    .default('none')
+    .describe('manual: a candidate that passed its gates waits for a person to approve it before it is swapped in'),
+  approvalHours: z
+    .number()
+    .positive()
+    .max(8760)
+    .default(72)
+    .describe('With approval manual: a candidate that nobody has approved for so long is not swapped in'),
+  bakeSeconds: z
+    .number()
+    .min(0)
+    .max(86400)
+    .default(60)
+    .describe('Watched for so long after the swap; rolled back by itself on failure'),
+  placement: z
+    .enum(['auto', 'beside', 'in-place'])
+    .default('auto')
+    .describe(
+      'Where the candidate runs until it is swapped in: beside the champion, or in its place with requests held meanwhile; auto decides by measured memory',
+    ),
 });
 
 const limits = z.strictObject({

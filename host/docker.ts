@@ -5,6 +5,8 @@ import { runProgram, type ProgramOptions } from './subprocess.ts';
 export interface ContainerState {
   running: boolean;
   exitCode: number;
+  /** How often its restart policy has started it again. */
+  restarts: number;
 }
 
 /** What a host's engine offers, or why it can't be asked. */
@@ -50,11 +52,20 @@ export async function startContainer(args: string[], env: Record<string, string>
 
 /** A container's state; undefined when there is none of this id. */
 export async function containerState(id: string): Promise<ContainerState | undefined> {
-  const format = '{"running":{{.State.Running}},"exitCode":{{.State.ExitCode}}}';
+  const format = '{"running":{{.State.Running}},"exitCode":{{.State.ExitCode}},"restarts":{{.RestartCount}}}';
   const { exitCode, stdout } = await docker(['inspect', '--type', 'container', '--format', format, id], {
     timeoutMs: QUERY_TIMEOUT_MS,
   });
   return exitCode === 0 ? parse<ContainerState>(stdout) : undefined;
+}
+
+/** A container's labels; undefined when there is none of this name or id. */
+export async function containerLabels(id: string): Promise<Record<string, string> | undefined> {
+  const args = ['inspect', '--type', 'container', '--format', '{{json .Config.Labels}}', id];
+  const { exitCode, stdout, stderr, startError } = await docker(args, { timeoutMs: QUERY_TIMEOUT_MS });
+  if (exitCode === 0) return parse<Record<string, string> | null>(stdout) ?? {};
+  if (/no such/i.test(stderr)) return undefined;
+  throw new TemperError('DeploymentError', `docker inspect failed: ${startError ?? stderr}`);
 }
 
 /** The host's port that a container's port is published on. */

@@ -28,6 +28,14 @@ export function isAlive(process: ProcessIdentity): boolean {
   return now !== undefined && now.startTime === process.startTime && now.bootId === process.bootId;
 }
 
+/** Who runs with exactly this command-line argument. */
+export function processesWith(argument: string): ProcessIdentity[] {
+  return readdirSync('/proc').flatMap((name) => {
+    const pid = Number(name);
+    return Number.isInteger(pid) && argumentsOf(pid).includes(argument) ? (identify(pid) ?? []) : [];
+  });
+}
+
 /** All descendants of a process, in whatever session they are. */
 export function descendantsOf(pid: number): number[] {
   const children = new Map<number, number[]>();
@@ -84,6 +92,15 @@ function kill(pid: number, name: NodeJS.Signals): boolean {
     return true;
   } catch {
     return false;
+  }
+}
+
+/** The command line (proc(5): arguments end with a zero byte); empty for a process that is gone. */
+function argumentsOf(pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+  } catch {
+    return [];
   }
 }
 

@@ -1,4 +1,7 @@
+import type { Verdict } from './judging/gates.ts';
+import { describeInterval, type PairedBootstrap } from './judging/paired-bootstrap.ts';
 import type { RunDirectory } from './run-directory.ts';
+import { metricNames, type Score } from './judging/scoring.ts';
 import { readJson, writeWhole } from './state-file.ts';
 import { lossCurve, readEvents } from './training-events.ts';
 
@@ -16,21 +19,36 @@ interface ReportContent {
   stages: ReportStage[];
 }
 
-interface Evaluation {
-  scores: Record<string, { rows: number; exactMatch: number; similarity: number; latencyP50Ms: number | null }>;
-  rows: { question: string; expected: string; base: string; candidate: string }[];
+/** `evaluation.json`. */
+export interface Evaluation {
+  scores: { base: Score | null; candidate: Score; champion: Score | null };
+  /** The candidate against the champion. */
+  comparison: PairedBootstrap | null;
+  verdict: Verdict;
+  rows: EvaluatedRow[];
+}
+
+/** A held-out row and what each model answered; null for a model that was not asked. */
+export interface EvaluatedRow {
+  question: string;
+  /** Absolute paths. */
+  images: string[];
+  expected: string;
+  base: string | null;
+  candidate: string;
+  champion: string | null;
 }
 
 /** Write `report.html`: one page with all its parts inside, that opens offline. */
 export async function writeReport(run: RunDirectory, { manifest, stages }: ReportContent): Promise<void> {
   const curve = lossCurve(await readEvents(run.events));
-  const evaluation = await readJson<Evaluation>(run.evaluation);
+  const evaluation = await readJson<Evaluation>(run.evaluation); // one from before there were verdicts is left out
   const sections = [
     `<h1>${escape(manifest.runName)} <small class="${escape(manifest.outcome)}">${escape(manifest.outcome)}</small></h1>`,
     `<p>${escape(manifest.finishedAt)}</p>`,
     section('Stages', table(['stage', 'state', 'seconds', 'attempt', 'result'], stages.map(stageRow))),
     curve.length > 1 ? section(`Loss over ${curve.length} steps`, lossChart(curve)) : '',
-    evaluation === undefined ? '' : section('Held-out rows', scoreTable(evaluation) + answerTable(evaluation)),
+    evaluation?.verdict === undefined ? '' : section('Held-out rows', evaluationOf(evaluation)),
     section('Manifest', `<pre>${escape(JSON.stringify(manifest, null, 2))}</pre>`),
   ];
   const page = `<!doctype html>
@@ -43,7 +61,7 @@ export async function writeReport(run: RunDirectory, { manifest, stages }: Repor
 
 const STYLE = `body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2330}
 table{border-collapse:collapse;width:100%;display:block;overflow-x:auto}td,th{text-align:left;padding:.3rem .7rem;border-bottom:1px solid #dde2ea;vertical-align:top}
-small{font-size:1rem;padding:.1rem .6rem;border-radius:1rem;background:#dde2ea}small.deployed,small.finished{background:#cdeed6}small.failed{background:#f7d0d0}
+small{font-size:1rem;padding:.1rem .6rem;border-radius:1rem;background:#dde2ea}small.deployed,small.finished,small.passed{background:#cdeed6}small.failed{background:#f7d0d0}
 pre{background:#f4f6f9;padding:1rem;overflow-x:auto}svg{width:100%;height:auto}`;
 
 function section(title: string, body: string): string {
@@ -56,22 +74,72 @@ function stageRow({ stage, state, started, finished, attempt, headline }: Report
   return [stage, state, seconds, String(attempt ?? ''), headline ?? ''];
 }
 
-function scoreTable({ scores }: Evaluation): string {
-  const rows = Object.entries(scores).map(([model, score]) => [
-    model,
-    String(score.rows),
-    `${(score.exactMatch * 100).toFixed(1)} %`,
-    score.similarity.toFixed(3),
-    score.latencyP50Ms === null ? '' : `${score.latencyP50Ms.toFixed(0)} ms`,
-  ]);
-  return table(['model', 'rows', 'exact match', 'edit similarity', 'latency, median'], rows);
+function evaluationOf(evaluation: Evaluation): string {
+  const { comparison, verdict } = evaluation;
+  return [
+    scoreTable(evaluation),
+    fieldTable(evaluation),
+    comparison === null ? '' : `<p>${escape(compared(comparison))}</p>`,
+    `<ul>${verdict.checks.map(gateItem).join('')}</ul>`,
+    answerTable(evaluation),
+  ].join('\n');
 }
 
-function answerTable({ rows }: Evaluation): string {
+function gateItem({ gate, passed, sentence }: Verdict['checks'][number]): string {
+  const outcome = passed ? 'passed' : 'failed';
+  return `<li><small class="${outcome}">${outcome}</small> ${escape(`${gate}: ${sentence}`)}</li>`;
+}
+
+function compared(comparison: PairedBootstrap): string {
+  const { meanDifference, rows, wins, losses, ties, resamples } = comparison;
+  const difference = `${meanDifference < 0 ? '' : '+'}${meanDifference.toFixed(4)}`;
+  return `Candidate against champion: better on ${wins}, worse on ${losses}, the same on ${ties} of ${rows} rows; mean difference ${difference} (${describeInterval(comparison)}; paired bootstrap, ${resamples} resamples).`;
+}
+
+function scoreTable({ scores }: Evaluation): string {
+  const rows = askedModels(scores).map(([model, score]) => [
+    model,
+    String(score.rows),
+    score.score.toFixed(3),
+    percent(score.exactMatch),
+    score.anls.toFixed(3),
+    score.fields === null ? '' : percent(score.fields.accuracy),
+    milliseconds(score.latencyP50Ms),
+    milliseconds(score.latencyP95Ms),
+  ]);
+  const metric = `score: ${metricNames[scores.candidate.metric]}`;
+  return table(['model', 'rows', metric, 'exact match', 'ANLS', 'fields', 'median latency', '95 % within'], rows);
+}
+
+function fieldTable({ scores }: Evaluation): string {
+  const models = askedModels(scores);
+  const names = Object.keys(scores.candidate.fields?.byField ?? {});
+  if (names.length === 0) return '';
+  const rows = names.map((name) => [
+    name,
+    ...models.map(([, { fields }]) => percent((fields?.byField ?? {})[name] ?? 0)),
+  ]);
+  return table(['field', ...models.map(([model]) => model)], rows);
+}
+
+function askedModels(scores: Evaluation['scores']): [string, Score][] {
+  return Object.entries(scores).filter((entry): entry is [string, Score] => entry[1] !== null);
+}
+
+function answerTable({ rows, scores }: Evaluation): string {
+  const models = askedModels(scores).map(([model]) => model as keyof Evaluation['scores']);
   const shown = rows
     .slice(0, 50)
-    .map((row) => [row.question.replaceAll('<image>', ''), row.expected, row.base, row.candidate]);
-  return table(['question', 'expected', 'base', 'fine-tuned'], shown);
+    .map((row) => [row.question.replaceAll('<image>', ''), row.expected, ...models.map((model) => row[model] ?? '')]);
+  return table(['question', 'expected', ...models], shown);
+}
+
+function percent(share: number): string {
+  return `${(share * 100).toFixed(1)} %`;
+}
+
+function milliseconds(latencyMs: number | null): string {
+  return latencyMs === null ? '' : `${latencyMs.toFixed(0)} ms`;
 }
 
 function table(head: string[], rows: string[][]): string {

@@ -15,6 +15,8 @@ export interface HostSettings {
   gpuSlots: number;
   /** For tests: the program that trains, instead of Python with `trainer/train.py`; it gets the same arguments. */
   trainerCommand?: string[];
+  /** For tests: the programs that serve, instead of Python with `serving/serve.py` and `serving/chat_page.py`. */
+  servingCommands?: { api: string[]; page: string[] };
 }
 
 /** Where this host's configs are read from, and what they may name. */

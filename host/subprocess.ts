@@ -10,6 +10,8 @@ export interface ProgramOptions {
   env?: Record<string, string | undefined>;
   cancelSignal?: AbortSignal | undefined;
   timeoutMs?: number;
+  /** What it reads from stdin, which is empty otherwise; it may end without having read all. */
+  input?: string;
   /** Called with each line of stdout as it comes; a trailing half line comes at the end. */
   onLine?: (line: string) => void;
 }
@@ -23,6 +25,8 @@ export interface ProgramResult {
   stderr: string;
   /** Why it could not be started, in Node's words. */
   startError: string | undefined;
+  /** Whether `timeoutMs` passed before it ended. */
+  timedOut: boolean;
 }
 
 const KILL_AFTER_MS = 5_000;
@@ -31,7 +35,7 @@ const KILL_AFTER_MS = 5_000;
 const GONE_WITHIN_MS = 2_000;
 
 /**
- * Run a program to its end: no shell, its own process group, stdin empty. A non-zero exit is a result, not an error.
+ * Run a program to its end: no shell, its own process group. A non-zero exit is a result, not an error.
  * When `cancelSignal` aborts or `timeoutMs` has passed, the whole group gets SIGTERM and 5 s later SIGKILL; after an abort
  * the signal's reason is thrown, once nothing of the group is left.
  */
@@ -39,16 +43,21 @@ export async function runProgram(file: string, args: string[], options: ProgramO
   options.cancelSignal?.throwIfAborted();
   const subprocess = execa(file, args, {
     detached: true,
-    stdin: 'ignore',
+    ...(options.input === undefined ? { stdin: 'ignore' as const } : { input: options.input }),
     reject: false,
     maxBuffer: 20_000_000,
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.env === undefined ? {} : { env: options.env }),
   });
   let stopping: Promise<void> | undefined;
+  let timedOut = false;
   const stop = () => void (stopping ??= killGroup(subprocess));
+  const giveUp = () => {
+    timedOut = true;
+    stop();
+  };
   options.cancelSignal?.addEventListener('abort', stop, { once: true });
-  const timer = options.timeoutMs === undefined ? undefined : setTimeout(stop, options.timeoutMs);
+  const timer = options.timeoutMs === undefined ? undefined : setTimeout(giveUp, options.timeoutMs);
   try {
     if (options.onLine) for await (const line of subprocess.iterable()) options.onLine(line);
     const result = await subprocess;
@@ -56,9 +65,10 @@ export async function runProgram(file: string, args: string[], options: ProgramO
     return {
       exitCode: result.exitCode,
       signal: result.signal,
-      stdout: result.stdout,
-      stderr: lastLines(result.stderr, 40),
+      stdout: result.stdout ?? '', // undefined where not even a start was tried, as for a program without a name
+      stderr: lastLines(result.stderr ?? '', 40),
       startError: result.exitCode === undefined && result.signal === undefined ? result.shortMessage : undefined,
+      timedOut,
     };
   } finally {
     clearTimeout(timer);

@@ -29,6 +29,12 @@ export function trainingOptions(run: RunDirectory, config: ResolvedConfig, baseF
   };
 }
 
+/** The options as they decide what a training comes to: the run's own folders don't. */
+export function decisiveOptions(options: TrainingOptions): TrainingOptions {
+  const { output_dir: _output, dataset_dir: _data, model_name_or_path: _base, ...decisive } = options;
+  return decisive;
+}
+
 /**
  * Write `train/config.yaml`; running `llamafactory-cli train` on it does the same training. YAML 1.1, as LLaMA-Factory reads
  * it: there an unquoted `no` is false.

@@ -1,21 +1,22 @@
 #!/usr/bin/env node
-// Makes a fresh clone ready: npm packages, uv, the trainer's Python environment, the build, the demo's cards.
+// Makes a fresh clone ready: npm packages, uv, the trainer's Python environment, HAProxy, the build, the demo's cards.
 // Each step leaves a stamp of what it was made from, so the second time nothing is done. Uses Node alone.
 import { createHash } from 'node:crypto';
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { hostHasHaproxy, unpackHaproxy } from './haproxy.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const UV_VERSION = '0.13.9';
 const BUILT_FOLDERS = ['configs', 'workflows', 'activities', 'host', 'workers', 'cli', 'bench'];
 
 /** Do what is missing; prints a line per step done; throws an Error whose message is one sentence. */
-export async function setUp({ say = (line) => console.error(`setup: ${line}`) } = {}) {
+export async function setUp({ say = (line) => console.error(`setup: ${line}`), tryAgain = false } = {}) {
   requireNode();
-  const steps = { npm: npmPackages(say), python: pythonEnvironment(say) };
-  await Promise.all([steps.npm.then(() => build(say)), steps.python.then(() => demoCards(say))]);
+  const steps = { npm: npmPackages(say), python: pythonEnvironment(say), haproxy: haproxy(say, tryAgain) };
+  await Promise.all([steps.npm.then(() => build(say)), steps.python.then(() => demoCards(say)), steps.haproxy]);
 }
 
 function requireNode() {
@@ -122,6 +123,25 @@ async function findUv(python, say) {
   throw new Error('uv is missing and this Python has no pip to install it with (Debian: apt-get install python3-pip).');
 }
 
+/** Goes on without HAProxy where it can't be had, and then leaves it at that until somebody wants it tried again. */
+async function haproxy(say, tryAgain) {
+  if (hostHasHaproxy()) return;
+  const folder = join(root, '.setup/haproxy');
+  const failed = join(root, '.setup/haproxy-failed');
+  if (existsSync(failed) && !tryAgain) return;
+  mkdirSync(join(root, '.setup'), { recursive: true });
+  rmSync(failed, { force: true });
+  try {
+    await unlessStamped(join(folder, '.temper-stamp'), digestOf(['scripts/haproxy.mjs']), say, 'HAProxy', () =>
+      unpackHaproxy(folder),
+    );
+  } catch {
+    writeFileSync(failed, '');
+    if (!existsSync(folder))
+      say('there is no HAProxy, which `deploy.runtime: process` needs (Debian: sudo apt-get install haproxy).');
+  }
+}
+
 async function build(say) {
   const sources = [
     ...BUILT_FOLDERS.flatMap((folder) => filesBelow(folder, '.ts')),
@@ -196,7 +216,7 @@ function command(file, args, { quiet = false } = {}) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const started = performance.now();
   try {
-    await setUp();
+    await setUp({ tryAgain: true });
     console.error(`setup: ready (${((performance.now() - started) / 1000).toFixed(1)} s)`);
   } catch (error) {
     console.error(`setup: ${error.message}`);

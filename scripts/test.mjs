@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // `npm test`: set-up, the linters, Jest for the TypeScript side, pytest for the Python side; one closing line for all.
 // With arguments, Jest alone with those (for example `npm test -- test/host`).
+import { Buffer } from 'node:buffer';
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -24,13 +25,13 @@ const pytestResults = join(results, 'pytest.xml');
 const forkedResults = join(results, 'pytest-forked.xml');
 // Forks LLaMA-Factory once it is imported, so nothing else may have started threads in its process.
 const forked = 'test/trainer/test_train.py';
-const codes = [
-  await run('npm', ['run', '--silent', 'lint']),
-  await run(process.execPath, [...jest, '--json', `--outputFile=${jestResults}`]),
-  await pytest(pytestResults, ['test', `--ignore=${forked}`]),
-  await pytest(forkedResults, [forked]),
-];
-const [linted] = codes;
+const linted = await run('npm', ['run', '--silent', 'lint']);
+// Side by side, since one waits where the other computes; what pytest says comes when it has ended.
+const [jestCode, pytestCodes] = await Promise.all([
+  run(process.execPath, [...jest, '--json', `--outputFile=${jestResults}`]),
+  runPytest(),
+]);
+const codes = [linted, jestCode, ...pytestCodes];
 const counts = add(countsOfJest(jestResults), countsOfPytest(pytestResults), countsOfPytest(forkedResults), {
   passed: linted === 0 ? 1 : 0,
   failed: linted === 0 ? 0 : 1,
@@ -39,6 +40,10 @@ const counts = add(countsOfJest(jestResults), countsOfPytest(pytestResults), cou
 rmSync(results, { recursive: true, force: true });
 console.log(`\nTests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exit(codes.every((code) => code === 0) && counts.failed === 0 ? 0 : 1);
+
+async function runPytest() {
+  return [await pytest(pytestResults, ['test', `--ignore=${forked}`]), await pytest(forkedResults, [forked])];
+}
 
 function pytest(report, targets) {
   const args = [
@@ -52,21 +57,24 @@ function pytest(report, targets) {
     `--junitxml=${report}`,
     ...targets,
   ];
-  return run('trainer/.venv/bin/python', args, { OMP_NUM_THREADS: '1' });
+  return run('trainer/.venv/bin/python', args, { env: { OMP_NUM_THREADS: '1' }, held: true });
 }
 
-function run(file, args, env = {}) {
+/** Run a program to its end; returns its exit code. With `held` its output is printed in one piece when it has ended. */
+function run(file, args, { env = {}, held = false } = {}) {
   return new Promise((resolve) => {
-    const child = spawn(file, args, {
-      cwd: root,
-      stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, ...env },
-    });
+    const output = held ? 'pipe' : 'inherit';
+    const child = spawn(file, args, { cwd: root, stdio: ['ignore', output, output], env: { ...process.env, ...env } });
+    const chunks = [];
+    for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk) => chunks.push(chunk));
     child.on('error', (error) => {
       console.error(`${file}: ${error.message}`);
       resolve(1);
     });
-    child.on('close', (code) => resolve(code ?? 1));
+    child.on('close', (code) => {
+      process.stdout.write(Buffer.concat(chunks));
+      resolve(code ?? 1);
+    });
   });
 }
 

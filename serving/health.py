@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ STALLED_AFTER_SECONDS = 60.0
 PROBE_TIMEOUT_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class Served:
+    """Which model is served: its name in the API, its folder, and the run that it is from with its digest there."""
+
+    name: str
+    folder: Path
+    run: str | None = None
+    digest: str | None = None
+
+
 class Health:
     """Says whether `engine` can answer; at most one probe is ever queued, however many ask."""
 
-    def __init__(self, engine: ServedEngine, name: str, folder: Path) -> None:
+    def __init__(self, engine: ServedEngine, served: Served) -> None:
         self._engine = engine
-        self._name = name
-        self._folder = folder
+        self._served = served
         self._started = time.monotonic()
         self._probe: asyncio.Task[None] | None = None
 
@@ -50,10 +60,13 @@ class Health:
 
     def facts(self) -> dict[str, Any]:
         """What is served and what it takes; memory in bytes, the GPU's where there is one, else the process's."""
+        served = self._served
         return {
-            "model": self._name,
+            "model": served.name,
+            "run": served.run,
+            "modelDigest": served.digest,
             "dtype": str(self._engine.model.dtype).removeprefix("torch."),
-            "modelDir": str(self._folder),
+            "modelDir": str(served.folder),
             "uptimeSeconds": round(time.monotonic() - self._started, 1),
             **_memory(),
         }

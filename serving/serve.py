@@ -35,6 +35,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="serve.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="the model folder to serve")
     parser.add_argument("--name", required=True, help="the name that clients give as `model`")
+    parser.add_argument("--run", metavar="NAME", help="the run that the model is from, for GET /health")
+    parser.add_argument("--model-digest", metavar="HEX", help="the model's digest in that run, for GET /health")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; any wider one needs --api-key-env")
     parser.add_argument("--port", default=8000, type=int, help="default: 8000; 0 chooses a free one")
     parser.add_argument("--template", default="qwen3_vl_nothink", help="training's template; default: qwen3_vl_nothink")
@@ -79,10 +81,11 @@ def _start(options: argparse.Namespace) -> None:
         _check_gpu(options.model, config)
 
     from api import build_app
-    from health import Health
+    from health import Health, Served
 
     chat_model = _load(options)
-    app = build_app(chat_model, options.name, Health(chat_model.engine, options.name, options.model.resolve()), api_key)
+    served = Served(options.name, options.model.resolve(), options.run, options.model_digest)
+    app = build_app(chat_model, options.name, Health(chat_model.engine, served), api_key)
     # LLaMA-Factory collects garbage every five minutes and at the end: what was imported need not be looked at again.
     gc.freeze()
     serve(app, claimed, options.ready_file, DRAIN_SECONDS, chat_model.engine.close)

@@ -6,7 +6,7 @@ import { createActivities, type Activities } from '../activities/index.ts';
 import { checkout } from '../host/checkout.ts';
 import type { HostSettings } from '../host/settings.ts';
 import { GPU_TASK_QUEUE, TASK_QUEUE } from '../workflows/queues.ts';
-import { watchOrphanedTrainers } from './orphaned-trainers.ts';
+import { watchOrphans } from './orphans.ts';
 
 /** A host's workers: workflow tasks and light activities on one queue, activities that need a GPU on the other. */
 export interface GpuHost {
@@ -45,7 +45,7 @@ export async function startGpuHost(
     taskQueue: GPU_TASK_QUEUE,
     maxConcurrentActivityTaskExecutions: settings.gpuSlots,
   });
-  const stopWatching = watchOrphanedTrainers(settings, connection, namespace);
+  const stopWatching = watchOrphans(settings, connection, namespace);
   const stopped = Promise.allSettled([worker.run(), gpuWorker.run()]).then(async (ends) => {
     stopWatching();
     await connection.close();

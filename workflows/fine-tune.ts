@@ -11,9 +11,12 @@ import {
   type ActivityFunctionWithOptions,
   type ActivityOptions,
 } from '@temporalio/workflow';
+import type { Approval, DeployModelResult } from '../activities/deploy-model.ts';
 import type { EvaluateModelResult } from '../activities/evaluate-model.ts';
 import type { MergeAdapterResult } from '../activities/merge-adapter.ts';
 import type { RunOutcome } from '../activities/record-run.ts';
+import type { ResolvedConfig } from '../configs/schema.ts';
+import { ApprovalDesk } from './approval.ts';
 import { progressQuery, stageStartedSignal, stopTrainingUpdate } from './messages.ts';
 import { ProgressBoard, type StageName } from './progress.ts';
 import * as stages from './stages.ts';
@@ -27,6 +30,8 @@ export interface FineTuneResult {
   outcome: RunOutcome;
   runName: string;
   runDirectory: string;
+  /** Why it was not deployed, or rolled back. */
+  why: string | null;
   /** Address of the served model's OpenAI-compatible API, and of its chat page. */
   apiUrl: string | null;
   pageUrl: string | null;
@@ -35,7 +40,7 @@ export interface FineTuneResult {
   merge: Pick<MergeAdapterResult, 'tensors' | 'merged' | 'bytes' | 'rounding'>;
 }
 
-/** Fine-tune a Qwen3-VL by a config and put it into service: check → validate → train → merge → fp16 → deploy → evaluate. */
+/** Fine-tune a Qwen3-VL by a config and put it into service: check → validate → train → merge → fp16 → judge → deploy. */
 export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
   const { workflowId: runName } = workflowInfo();
   const board = new ProgressBoard(runName, (changed) => setCurrentDetails(changed.toMarkdown()));
@@ -44,6 +49,8 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
   const stopTraining = async (request: { reason?: string }) =>
     (await stages.requestStop({ reason: request?.reason ?? '' })).headline;
   setHandler(stopTrainingUpdate, stopTraining, { validator: (_request) => requireTraining(board) });
+  const desk = new ApprovalDesk();
+  let undo = (): Promise<unknown> => Promise.resolve();
 
   try {
     requireInput(input);
@@ -81,33 +88,43 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
         ? await runStage(board, 'patchFp16', 'Prove the merged model in fp16', stages.patchFp16, { merge, dataset })
         : skip(board, 'patchFp16', `serves in ${environment.precision}`);
     const model = patch ?? merge;
-    const deployment = config.deploy.enabled
-      ? await runStage(board, 'deployModel', `Serve as ${config.deploy.name}`, stages.deployModel, {
-          config,
-          environment,
-          model,
+    const served = { config, environment, model };
+    undo = () => stages.discardCandidate({ ...served, rejected: null });
+    const isJudged = config.evaluate.enabled && (dataset.heldOutRows > 0 || config.deploy.enabled);
+    const evaluation = isJudged
+      ? await runStage(board, 'evaluateModel', 'Judge the candidate on held-out rows', stages.evaluateModel, {
+          ...served,
+          dataset,
+          baseDigest: training.baseDigest,
         })
-      : skip(board, 'deployModel', 'deploy.enabled is false');
-    const evaluation =
-      config.evaluate.enabled && dataset.heldOutRows > 0
-        ? await runStage(board, 'evaluateModel', 'Score base and fine-tuned on held-out rows', stages.evaluateModel, {
-            config,
-            environment,
-            dataset,
-            baseDigest: training.baseDigest,
-            model,
-            deployment,
-          })
-        : skip(board, 'evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
+      : skip(board, 'evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
+    const admission = await admit(board, desk, config, evaluation);
+    const digests = {
+      config: loaded.configDigest,
+      dataset: dataset.digest,
+      base: training.baseDigest,
+      adapter: training.adapterDigest,
+    };
+    const deployment = admission.admitted
+      ? await runStage(board, 'deployModel', `Put into service as ${config.deploy.name}`, stages.deployModel, {
+          ...served,
+          digests,
+          evaluation,
+          approval: admission.approval,
+        })
+      : skip(board, 'deployModel', admission.why);
+    if (!admission.admitted && admission.isRejection)
+      await stages.discardCandidate({ ...served, rejected: { ...admission, evaluation } });
 
     const { tensors, merged, bytes, rounding } = merge;
-    const outcome: RunOutcome = deployment === null ? 'finished' : 'deployed';
+    const outcome = outcomeOf(admission, deployment);
     await condition(allHandlersFinished);
     const { runDirectory } = await stages.recordRun({ outcome, progress: board.toJSON() });
     return {
       outcome,
       runName,
       runDirectory,
+      why: admission.admitted ? (deployment?.why ?? null) : admission.why,
       apiUrl: deployment?.apiUrl ?? null,
       pageUrl: deployment?.pageUrl ?? null,
       evaluation: evaluation?.scores ?? null,
@@ -116,12 +133,41 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
   } catch (error) {
     if (board.get('loadConfig').state === 'done') {
       const outcome: RunOutcome = isCancellation(error) ? 'cancelled' : 'failed';
-      await CancellationScope.nonCancellable(() => stages.recordRun({ outcome, progress: board.toJSON() })).catch(
-        () => {},
-      );
+      await CancellationScope.nonCancellable(async () => {
+        await undo().catch(() => {});
+        await stages.recordRun({ outcome, progress: board.toJSON() });
+      }).catch(() => {});
     }
     throw error;
   }
+}
+
+type Admission =
+  { admitted: true; approval: Approval | null } | { admitted: false; isRejection: boolean; why: string; by?: string };
+
+/** Whether the model may replace what is in service: by its gates, and by a person where the config wants one. */
+async function admit(
+  board: ProgressBoard,
+  desk: ApprovalDesk,
+  { deploy }: ResolvedConfig,
+  evaluation: EvaluateModelResult | null,
+): Promise<Admission> {
+  if (!deploy.enabled) return { admitted: false, isRejection: false, why: 'deploy.enabled is false' };
+  if (evaluation?.verdict.passed === false)
+    return { admitted: false, isRejection: true, why: evaluation.verdict.headline };
+  if (deploy.approval === 'none') return { admitted: true, approval: null };
+  const headline = `updates approve and reject are taken for ${deploy.approvalHours} h`;
+  board.set('deployModel', { state: 'awaitingApproval', headline });
+  const decision = await desk.wait(deploy.approvalHours);
+  if (decision === undefined)
+    return { admitted: false, isRejection: true, why: `nobody approved it within ${deploy.approvalHours} h` };
+  const { approved, by, why } = decision;
+  return approved ? { admitted: true, approval: { by, why } } : { admitted: false, isRejection: true, by, why };
+}
+
+function outcomeOf(admission: Admission, deployment: DeployModelResult | null): RunOutcome {
+  if (deployment !== null) return deployment.outcome;
+  return !admission.admitted && admission.isRejection ? 'rejected' : 'finished';
 }
 
 /** Run one stage's activity and keep the board true about it. */

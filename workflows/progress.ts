@@ -6,17 +6,18 @@ export const stageNames = [
   'trainModel',
   'mergeAdapter',
   'patchFp16',
-  'deployModel',
   'evaluateModel',
+  'deployModel',
 ] as const;
 
 export type StageName = (typeof stageNames)[number];
 
-export type StageState = 'waiting' | 'scheduled' | 'running' | 'done' | 'skipped' | 'failed' | 'cancelled';
+export type StageState =
+  'waiting' | 'awaitingApproval' | 'scheduled' | 'running' | 'done' | 'skipped' | 'failed' | 'cancelled';
 
 export interface StageProgress {
   stage: StageName;
-  /** `scheduled` waits for a free worker slot, `running` has begun on a host. */
+  /** `awaitingApproval` waits for a person, `scheduled` for a free worker slot; `running` has begun on a host. */
   state: StageState;
   /** ISO time when the newest attempt began, or when the stage was scheduled. */
   started: string | null;
@@ -76,6 +77,7 @@ export class ProgressBoard {
   toMarkdown(): string {
     const marks: Record<StageState, string> = {
       waiting: '·',
+      awaitingApproval: '**waiting for approval**',
       scheduled: 'waiting for a worker',
       running: '**running**',
       done: 'done',

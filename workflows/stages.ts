@@ -25,7 +25,7 @@ const retry = { initialInterval: '5s', maximumInterval: '5m', maximumAttempts: 5
 const light: ActivityOptions = { startToCloseTimeout: '5m', retry: { ...retry, initialInterval: '1s' } };
 
 /** Reads and small writes; any worker of the host does them at once. */
-export const { loadConfig, recordRun, requestStop } = proxyActivities<Activities>(light);
+export const { loadConfig, recordRun, requestStop, planRollback } = proxyActivities<Activities>(light);
 
 /** Fetches the base first, which may be 70 GB over a slow line; twelve attempts outlast half an hour without network. */
 export const { checkEnvironment } = proxyActivities<Activities>({
@@ -49,12 +49,30 @@ export const { trainModel } = proxyActivities<Activities>({
   retry: { ...retry, maximumAttempts: Infinity, maximumInterval: '1m' },
 });
 
+/** Wait for no GPU slot, since users do: the one they get has to serve. */
+export const { discardCandidate, applyRollback } = proxyActivities<Activities>({
+  startToCloseTimeout: '2h',
+  heartbeatTimeout,
+  cancellationType: 'WAIT_CANCELLATION_COMPLETED',
+  retry: { ...retry, maximumAttempts: 3 },
+});
+
 /** Goes before waiting trainings, so that a run whose training is done is in service before the next one trains. */
-export const { patchFp16, deployModel, evaluateModel } = proxyActivities<Activities>({
+export const { patchFp16, evaluateModel } = proxyActivities<Activities>({
   taskQueue: GPU_TASK_QUEUE,
   priority: { priorityKey: 2 },
   startToCloseTimeout: '6h',
   heartbeatTimeout,
   cancellationType: 'WAIT_CANCELLATION_COMPLETED',
   retry,
+});
+
+/** A model may be watched for a day after its swap. */
+export const { deployModel } = proxyActivities<Activities>({
+  taskQueue: GPU_TASK_QUEUE,
+  priority: { priorityKey: 2 },
+  startToCloseTimeout: '30h',
+  heartbeatTimeout,
+  cancellationType: 'WAIT_CANCELLATION_COMPLETED',
+  retry: { ...retry, maximumAttempts: 3 },
 });

@@ -64,6 +64,7 @@ function check(config: ResolvedConfig) {
   const context = {
     settings,
     runName: 'first',
+    executionId: 'execution',
     run: openRunDirectory(home, 'first'),
     signal: new AbortController().signal,
     attempt: 1,

@@ -156,6 +156,30 @@ test.each<[string, object, string]>([
   ['dataset', { dataset: 'rows' }, 'it takes a block of settings'],
   ['merge', { merge: null }, 'is empty'],
   ['evaluate.maxRows', { evaluate: { maxRows: 0 } }, 'at least 1'],
+  ['evaluate.metric', { evaluate: { metric: 'anl' } }, 'did you mean anls?'],
+  ['evaluate.gates.minScor', { evaluate: { gates: { minScor: 0.9 } } }, 'did you mean evaluate.gates.minScore?'],
+  ['evaluate.gates.colour', { evaluate: { gates: { colour: 1 } } }, 'known here: minScore, maxRegression'],
+  ['evaluate.minScore', { evaluate: { minScore: 0.9 } }, 'minScore belongs under evaluate.gates'],
+  ['gates', { gates: {} }, 'gates belongs under evaluate'],
+  ['evaluate.gates.minScore', { evaluate: { gates: { minScore: 90 } } }, 'at most 1'],
+  ['evaluate.gates.maxRegression', { evaluate: { gates: { maxRegression: -0.1 } } }, 'at least 0'],
+  ['evaluate.gates.maxMemoryGiB', { evaluate: { gates: { maxMemoryGiB: 0 } } }, 'more than 0'],
+  [
+    'evaluate.gates.minScore',
+    { evaluate: { enabled: false, gates: { minScore: 0.9 } } },
+    'evaluate.enabled is false: set it to true; or leave it out',
+  ],
+  [
+    'evaluate.gates.maxLatencyP95Ms',
+    { heldOut: { fraction: 0 }, evaluate: { gates: { maxLatencyP95Ms: 900 } } },
+    'heldOut.fraction is 0: set it to 0.1; or leave it out',
+  ],
+  ['evaluate.scorer', { evaluate: { scorer: ['./judge.py'] } }, 'only for a config file below the configs folder'],
+  ['deploy.approval', { deploy: { approval: 'manual', enabled: false } }, 'deploy.enabled is false'],
+  ['deploy.approval', { deploy: { approval: 'auto' } }, 'is not one of none, manual'],
+  ['deploy.approvalHours', { deploy: { approvalHours: 9000 } }, 'at most 8760'],
+  ['deploy.bakeSeconds', { deploy: { bakeSeconds: -1 } }, 'at least 0'],
+  ['deploy.placement', { deploy: { placement: 'besides' } }, 'did you mean beside?'],
   ['limits.trainingHours', { limits: { trainingHours: '72h' } }, 'it takes a number'],
 ])('%s: %j is refused by name, with the fix', (path, sections, fix) => {
   const { message, issues } = refusal({ train: least, ...sections });
@@ -197,6 +221,14 @@ deploy:
       expect.stringMatching(/^- configs\/bad\.yaml:11:3: deploy\.prot is not a setting; known here: /),
     ]);
     expect(error.issues[2]).toEqual({ path: 'train.lora_rnak', message: expect.any(String), line: 6, column: 3 });
+  });
+
+  test.each([
+    ['a scorer in one piece', 'scorer: python3 judge.py', 'it takes a list'],
+    ['a scorer of nothing', 'scorer: []', 'takes at least 1'],
+    ['a number among its arguments', 'scorer: [judge, 3]', "evaluate.scorer.1: 3 won't do; it takes text"],
+  ])('%s is refused', (_, scorer, fix) => {
+    expect(refusalOfYaml(`train: ${JSON.stringify(least)}\nevaluate:\n  ${scorer}\n`).message).toContain(fix);
   });
 
   test.each([

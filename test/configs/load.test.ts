@@ -204,9 +204,15 @@ describe('defaults', () => {
       dataset: { onBadRow: 'fail', maxDropFraction: 0.01 },
       precision: 'auto',
       merge: { clamp: false },
+      evaluate: { enabled: true, metric: 'exact', gates: { maxRegression: 0.02 } },
       deploy: { enabled: true, name: 'inline', runtime: 'process', host: '127.0.0.1', apiPort: 8000, pagePort: 7860 },
       notes: [],
     });
+  });
+
+  test('a candidate is swapped in without a person, and watched for a minute', () => {
+    const { deploy } = load({ train: least });
+    expect(deploy).toMatchObject({ approval: 'none', approvalHours: 72, bakeSeconds: 60, placement: 'auto' });
   });
 
   test('the resolved config is plain JSON', () => {
@@ -285,6 +291,11 @@ describe('which file is read', () => {
     symlinkSync(join(root, 'outside/secret.yaml'), join(root, 'configs/linked.yaml'));
     symlinkSync(join(root, 'outside'), join(root, 'configs/linkedfolder'));
     expect(refusal(() => load(input)).message).toContain('configs are read only from');
+  });
+
+  test('a program that scores is taken from a file', () => {
+    write('mine.yaml', `${text}evaluate: {scorer: [python3, judge.py, ""]}\n`);
+    expect(load('mine').evaluate.scorer).toEqual(['python3', 'judge.py', '']);
   });
 
   test('a link that stays inside is followed', () => {

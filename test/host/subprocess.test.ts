@@ -8,7 +8,10 @@ const sh = (script: string) => ['-c', script];
 
 test('an exit code is a result, not an error', async () => {
   const result = await runProgram('sh', sh('echo out; echo err >&2; exit 3'));
-  expect(result).toEqual({ exitCode: 3, signal: undefined, stdout: 'out', stderr: 'err', startError: undefined });
+  expect(result).toEqual({
+    ...{ exitCode: 3, signal: undefined, stdout: 'out', stderr: 'err' },
+    ...{ startError: undefined, timedOut: false },
+  });
 });
 
 test('so is the signal that ended a program', async () => {
@@ -40,6 +43,13 @@ test('lines come one by one, the last one even without its end', async () => {
 test('nobody waits for input, and arguments are never read by a shell', async () => {
   expect((await runProgram('cat', [])).stdout).toBe('');
   expect((await runProgram('echo', ['$HOME; echo `id`'])).stdout).toBe('$HOME; echo `id`');
+});
+
+test('what it is given to read comes whole, and it may leave some of it unread', async () => {
+  const input = 'line\n'.repeat(200_000);
+  expect((await runProgram('wc', ['-l'], { input })).stdout.trim()).toBe('200000');
+  expect(await runProgram('head', ['-n', '1'], { input })).toMatchObject({ exitCode: 0, stdout: 'line' });
+  expect((await runProgram('no-such-program', [], { input })).startError).toContain('ENOENT');
 });
 
 test('the environment given is added to the own', async () => {
@@ -82,7 +92,7 @@ test('whoever is cancelled before the start never starts', async () => {
 
 test('a program that takes too long is ended, with the child that holds its output open', async () => {
   const result = await runProgram('sh', sh('sleep 600 & wait'), { timeoutMs: 200 });
-  expect(result).toMatchObject({ exitCode: undefined, signal: 'SIGTERM' });
+  expect(result).toMatchObject({ exitCode: undefined, signal: 'SIGTERM', timedOut: true });
 });
 
 test('a detached program has its own session and writes to its log, after what is there', async () => {

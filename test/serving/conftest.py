@@ -65,7 +65,8 @@ def endless_blind_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def started(start: Start, model: Path, endless_blind_model: Path) -> tuple[Server, Server]:
     """Both servers begin together, for most of a start is imports."""
-    sound = start("serve.py", "--cpu", "--model", str(model), "--name", "cards", "--max-length", "300")
+    origin = ["--run", "first", "--model-digest", "ab12"]
+    sound = start("serve.py", "--cpu", "--model", str(model), "--name", "cards", "--max-length", "300", *origin)
     blind = start("serve.py", "--cpu", "--model", str(endless_blind_model), "--name", "blind", key=KEY)
     return sound, blind
 

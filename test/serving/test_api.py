@@ -36,6 +36,7 @@ def test_health_is_true_and_says_what_is_served(api: Server, model) -> None:
         "cards",
         str(model),
     )
+    assert (facts["run"], facts["modelDigest"]) == ("first", "ab12")
     assert facts["dtype"] in ("bfloat16", "float16", "float32")
     assert facts["memoryBytes"] > 100e6 and facts["uptimeSeconds"] > 0
 

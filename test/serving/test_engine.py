@@ -44,9 +44,9 @@ def engine(chat_model):
 
 
 def health_of(engine):
-    from health import Health
+    from health import Health, Served
 
-    return Health(engine, "cards", Path("folder"))
+    return Health(engine, Served("cards", Path("folder")))
 
 
 def test_scores_that_are_no_numbers_are_not_health(engine) -> None:

@@ -1,6 +1,8 @@
+import type { EvaluateModelResult } from '../../activities/evaluate-model.ts';
 import type { Activities } from '../../activities/index.ts';
 import { loadConfig } from '../../configs/load.ts';
 import { checkout } from '../../host/checkout.ts';
+import type { Score } from '../../host/judging/scoring.ts';
 import { join } from 'node:path';
 
 /** The names of the activities in the order they were called. */
@@ -57,13 +59,22 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
       headline: 'merged',
     }),
     patchFp16: async () => ({ ...model, tensors: 2, converted: 0, gateRows: 2, headline: 'fp16' }),
+    evaluateModel: async () => evaluation(),
     deployModel: async () => ({
       name: 'demo',
+      outcome: 'deployed',
+      why: null,
       apiUrl: 'http://127.0.0.1:8000',
       pageUrl: 'http://127.0.0.1:7860',
       headline: 'up',
     }),
-    evaluateModel: async () => ({ scores: { base: score(0.1), candidate: score(0.9) }, headline: '10 % → 90 %' }),
+    discardCandidate: async () => ({ headline: 'discarded' }),
+    planRollback: async () => {
+      throw new Error('not expected');
+    },
+    applyRollback: async () => {
+      throw new Error('not expected');
+    },
     requestStop: async () => ({ headline: 'stopping' }),
     recordRun: async () => ({ runDirectory: '/runs/x', headline: 'deployed' }),
     ...changes,
@@ -78,6 +89,17 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
   return activities;
 }
 
-function score(exactMatch: number) {
-  return { rows: 2, exactMatch, similarity: exactMatch, latencyP50Ms: 10, latencyP95Ms: 20 };
+/** What evaluateModel returns of a candidate that passed its gates, or of one that failed one. */
+export function evaluation(passed = true): EvaluateModelResult {
+  return {
+    scores: { base: score(0.1), candidate: score(0.9), champion: null },
+    comparison: null,
+    verdict: { passed, checks: [], headline: passed ? 'passed maxRegression' : 'failed maxRegression: it is worse' },
+    headline: '10 % → 90 %',
+  };
+}
+
+function score(exactMatch: number): Score {
+  const shares = { score: exactMatch, exactMatch, anls: exactMatch };
+  return { rows: 2, metric: 'exact', ...shares, fields: null, latencyP50Ms: 10, latencyP95Ms: 20 };
 }

@@ -27,6 +27,7 @@ from transformers import (
 
 from base_digest import base_digest
 from killed_merge import Silent, merge_silently
+from merge.output_folder import check_folder
 from merge.safetensors_file import INDEX_NAME, make_header, read_folder
 from merge_adapter import COUNTED, NO_ADAPTER, Options, merge
 from protocol import TemperError
@@ -259,6 +260,18 @@ def test_a_merged_folder_loads_with_every_parameter_in_its_type(simple: tuple[Pa
         "format": 1, "base": result["baseDigest"], "adapter": result["adapterDigest"], "dtype": "fp16", "clamp": False
     }  # fmt: skip
     assert sum(len(shard["tensors"]) for shard in audit["shards"]) == result["tensors"]
+
+
+def test_the_files_that_are_not_as_the_merge_left_them_are_named(simple: tuple[Path, Path], tmp_path: Path) -> None:
+    result = run_merge(*simple, tmp_path / "out")
+    assert check_folder(tmp_path / "out") == (result["mergeDigest"], [])
+    weights = max((tmp_path / "out").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    (tmp_path / "out" / "config.json").write_text("{}")
+    (tmp_path / "out" / "chat_template.jinja").unlink()
+    digest, changed = check_folder(tmp_path / "out")
+    assert digest == result["mergeDigest"]
+    assert set(changed) == {weights.name, "config.json", "chat_template.jinja"}
 
 
 def test_a_single_file_base_gives_a_single_file(bases: Any, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from dataset import pictures, tokens
 from dataset.columns import Conflict, extend, fits
 from dataset.json_files import iter_array
 from dataset.late_columns import LateColumns
+from dataset.rows_digest import digest_of_folder
 from dataset.split import is_held_out
 from dataset_cases import (
     COLUMNS,
@@ -35,6 +36,7 @@ from dataset_cases import (
     video,
     videos,
 )
+from protocol import TemperError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "trainer" / "validate_dataset.py"
@@ -286,6 +288,29 @@ def test_the_digest_follows_the_pictures_bytes_and_not_their_names(
     assert validate(tmp_path / "moved")["digest"] == before
     (folder / "a.png").write_bytes(picture("PNG", 65))
     assert validate(folder)["digest"] != before
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_digest_can_be_had_from_the_rows_that_were_written(late: bool, tmp_path: Path) -> None:
+    shown = [row("<image>b?", images=("b.png",)), OK]
+    texts = [row(f"only text {i}", images=[]) for i in range(1200 if late else 20)]
+    folder = Case("x", [*texts, *shown] if late else [*shown, *texts]).make(tmp_path)
+    line = validate(folder, "--on-bad-row", "drop", "--held-out-fraction", 0.1)
+    counts = {"train": line["trainRows"], "held_out": line["heldOutRows"]}
+    assert digest_of_folder(tmp_path / "out") == (line["digest"], counts)
+    train = tmp_path / "out" / "train.jsonl"
+    first, second, *others = train.read_bytes().splitlines(keepends=True)
+    assert json.loads(first)["images"]
+    train.write_bytes(b"".join([second, first, *others]))
+    assert digest_of_folder(tmp_path / "out")[0] != line["digest"]
+
+
+def test_a_picture_that_is_gone_since_is_named_with_its_row(tmp_path: Path) -> None:
+    folder = Case("x", [OK, row("<image>b?", images=("b.png",))]).make(tmp_path)
+    validate(folder, "--held-out-fraction", 0)
+    (folder / "b.png").unlink()
+    with pytest.raises(TemperError, match=r"train\.jsonl row 1 shows .*b\.png: No such file"):
+        digest_of_folder(tmp_path / "out")
 
 
 def test_an_unchanged_dataset_is_not_judged_again_and_a_changed_picture_is(

@@ -27,9 +27,11 @@ test('the stages run in order and the result names what is in service', async ()
       runDirectory: '/runs/x',
       apiUrl: 'http://127.0.0.1:8000',
       pageUrl: 'http://127.0.0.1:7860',
+      why: null,
       evaluation: {
         base: expect.objectContaining({ exactMatch: 0.1 }),
         candidate: expect.objectContaining({ exactMatch: 0.9 }),
+        champion: null,
       },
       merge: {
         tensors: 2,
@@ -46,8 +48,8 @@ test('the stages run in order and the result names what is in service', async ()
       ['trainModel', 'done', '5 of 5 steps'],
       ['mergeAdapter', 'done', 'merged'],
       ['patchFp16', 'done', 'fp16'],
-      ['deployModel', 'done', 'up'],
       ['evaluateModel', 'done', '10 % → 90 %'],
+      ['deployModel', 'done', 'up'],
     ]);
     return handle;
   });
@@ -58,8 +60,8 @@ test('the stages run in order and the result names what is in service', async ()
     'trainModel',
     'mergeAdapter',
     'patchFp16',
-    'deployModel',
     'evaluateModel',
+    'deployModel',
     'recordRun',
   ]);
   const summaries = await summariesOf(handle);

@@ -10,6 +10,7 @@ import orjson
 from dataset.info import complete_entry
 from dataset.late_columns import LateColumns
 from dataset.report import LineFile
+from dataset.rows_digest import ROW_BYTES, digest_of_row, digest_of_splits
 from dataset.split import is_held_out
 from dataset.structure import Conversation
 from protocol import write_whole
@@ -26,8 +27,28 @@ class _Split:
         self.late = LateColumns(("images", "videos"), batch_rows)
         self.shows = bytearray()
         self.media: set[bytes] = set()
+        self._digests = bytearray()
 
-    def first_late(self) -> bool:
+    def add(self, row: dict[str, Any], media_digests: Sequence[str]) -> None:
+        self.file.write(orjson.dumps(row))
+        images, videos = bool(row["images"]), bool(row["videos"])
+        self.late.see((images, videos))
+        self.shows.append((_IMAGES if images else 0) | (_VIDEOS if videos else 0))
+        self.media.update(bytes.fromhex(digest)[:12] for digest in media_digests)
+        self._digests += digest_of_row(row, media_digests)
+
+    def order(self) -> list[int] | None:
+        """The order that the rows must be put into; None if they may stay as they came."""
+        return _order(self.shows) if self.late.any() or self._first_late() else None
+
+    def digest(self) -> str:
+        """sha256 of the rows' digests in the order of the file."""
+        digest = hashlib.sha256()
+        for number in self.order() or range(self.file.lines):
+            digest.update(self._digests[number * ROW_BYTES : (number + 1) * ROW_BYTES])
+        return digest.hexdigest()
+
+    def _first_late(self) -> bool:
         """Whether a first picture or video stands beyond the bytes that settle the columns' types."""
         firsts = [next((row for row, kind in enumerate(self.shows) if kind & bit), 0) for bit in (_IMAGES, _VIDEOS)]
         return self.file.start_of(max(firsts)) > _SETTLED_BYTES
@@ -44,27 +65,21 @@ class Splits:
         """Whether the rows that come are those of eval_dataset."""
         self.video_forms: set[type] = set()
         """str for a file, list for frames: a column holds only one of them."""
-        self._digest = hashlib.sha256()
         self._has = {"images": False, "videos": False, "tools": False}
 
     def keep(self, conversation: Conversation, images: list[str], videos: list[Any], digests: Sequence[str]) -> None:
         """Write one row with absolute media paths; `digests` are the sha256 of all it shows, in order."""
         held_out = not self.evaluating and is_held_out(digests, conversation.turns[0][1], self._fraction)
         name = EVAL if self.evaluating else HELD_OUT if held_out else TRAIN
-        split = self._splits[name]
         turns = [("system", conversation.system), *conversation.turns] if conversation.system else conversation.turns
         row: dict[str, Any] = {"messages": [{"role": role, "content": content} for role, content in turns]}
         row["images"] = images
         row["videos"] = videos
         row["tools"] = conversation.tools
-        split.file.write(orjson.dumps(row))
-        split.late.see((bool(images), bool(videos)))
-        split.shows.append((_IMAGES if images else 0) | (_VIDEOS if videos else 0))
-        split.media.update(bytes.fromhex(digest)[:12] for digest in digests)
+        self._splits[name].add(row, digests)
         self.video_forms.update(map(type, videos))
         for column in self._has:
             self._has[column] |= bool(row[column])
-        self._digest.update(orjson.dumps([name, row["messages"], digests, len(videos), conversation.tools]))
 
     @property
     def rows(self) -> dict[str, int]:
@@ -73,8 +88,8 @@ class Splits:
 
     @property
     def digest(self) -> str:
-        """sha256 of all rows so far, with the bytes of what they show in place of its paths."""
-        return self._digest.hexdigest()
+        """What `digest_of_folder` makes of the files of all rows so far."""
+        return digest_of_splits({name: split.digest() for name, split in self._splits.items()})
 
     def leaked(self) -> int:
         """Pictures and videos that stand in rows of both splits, each beside a held-out one."""
@@ -85,8 +100,8 @@ class Splits:
         if EVAL not in self._splits:
             (self._out / f"{EVAL}.jsonl").unlink(missing_ok=True)
         for split in self._splits.values():
-            if split.late.any() or split.first_late():
-                split.file.reorder(_order(split.shows))
+            if (order := split.order()) is not None:
+                split.file.reorder(order)
             split.file.commit()
         entries = {name: complete_entry(f"{name}.jsonl", self._has) for name in self._splits}
         write_whole(self._out / "dataset_info.json", orjson.dumps(entries, option=orjson.OPT_INDENT_2) + b"\n")

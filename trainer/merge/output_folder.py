@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,15 +73,18 @@ class OutputFolder:
 
     def digest(self) -> str:
         """Hex sha256 over the names and digests of the finished shards and of all small files that were put."""
-        shards = {name: row["digest"] for name, row in self.finished.items()}
-        return digest_of(shards | {name: hashlib.sha256(content).hexdigest() for name, content in self._put.items()})
+        return _digest_of_files(self.finished.values(), self._small_files())
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record that makes the folder a finished one, last of all."""
         self.path.chmod(0o755)
-        content = {"identity": self.identity, "owner": self.owner, **record, "shards": list(self.finished.values())}
+        parts = {"files": self._small_files(), "shards": list(self.finished.values())}
+        content = {"identity": self.identity, "owner": self.owner, **record, **parts}
         write_whole(self.path / self.record_name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         (self.path / STATE_NAME).unlink(missing_ok=True)
+
+    def _small_files(self) -> dict[str, str]:
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self._put.items()}
 
     def _begin(self) -> None:
         for leftover in [*self.path.glob(".*.tmp"), *self.path.glob(".*.partial")]:
@@ -126,6 +129,27 @@ class OutputFolder:
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
+
+
+def check_folder(path: Path) -> tuple[str, list[str]]:
+    """The digest of what a merge recorded of its folder, and the names of the files that are not so any more."""
+    record = json.loads((path / RECORD_NAME).read_bytes())
+    small: dict[str, str] = record["files"]
+    changed = [row["file"] for row in record["shards"] if _digest(path / row["file"], file_digest) != row["digest"]]
+    changed += [name for name, digest in small.items() if _digest(path / name, _sha256) != digest]
+    return _digest_of_files(record["shards"], small), changed
+
+
+def _digest(path: Path, digest: Callable[[Path], str]) -> str | None:
+    return digest(path) if path.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest_of_files(shards: Iterable[dict[str, Any]], small: dict[str, str]) -> str:
+    return digest_of({row["file"]: row["digest"] for row in shards} | small)
 
 
 def _replace(path: Path, content: bytes) -> None:

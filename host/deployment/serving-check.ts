@@ -1,18 +1,31 @@
 import { join } from 'node:path';
-import type { ResolvedConfig } from '../configs/schema.ts';
-import type { CheckItem } from './check-item.ts';
+import type { ResolvedConfig } from '../../configs/schema.ts';
+import type { CheckItem } from '../check-item.ts';
 import { findDeployment } from './deployments.ts';
-import { digestOfValue } from './digest.ts';
-import { askEngine, imageId, runInImage } from './docker.ts';
-import { messageOf } from './errors.ts';
-import { portIsFree } from './ports.ts';
-import { readJson, writeJson } from './state-file.ts';
+import { digestOfValue } from '../digest.ts';
+import { askEngine, imageId, runInImage } from '../docker.ts';
+import { messageOf } from '../errors.ts';
+import { findHaproxy } from './haproxy-program.ts';
+import { portIsFree } from '../ports.ts';
+import { readJson, writeJson } from '../state-file.ts';
 
 /** Whether the host can serve what the config deploys; nothing is started but, once for an image, Python without network. */
 export async function servingItems(config: ResolvedConfig, hasGpu: boolean, home: string): Promise<CheckItem[]> {
   if (!config.deploy.enabled) return [];
   const ports = await portItems(config, home);
-  return config.deploy.runtime === 'docker' ? [...ports, ...(await dockerItems(config, hasGpu, home))] : ports;
+  const runtime = config.deploy.runtime === 'docker' ? await dockerItems(config, hasGpu, home) : [haproxyItem()];
+  return [...ports, ...runtime];
+}
+
+function haproxyItem(): CheckItem {
+  const program = findHaproxy();
+  return {
+    name: 'HAProxy',
+    found: program === undefined ? 'none' : program.file,
+    needed: 'HAProxy, which holds the stable address of a deployment',
+    verdict: program === undefined ? 'error' : 'ok',
+    ...(program === undefined ? { fix: 'sudo apt-get install haproxy, or set deploy.runtime: docker' } : {}),
+  };
 }
 
 /** A port is good when it is free or held by the deployment that this run is going to replace. */

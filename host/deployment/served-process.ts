@@ -1,28 +1,30 @@
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { checkout, trainerPython } from './checkout.ts';
-import { TemperError } from './errors.ts';
+import { checkout, trainerPython } from '../checkout.ts';
+import { TemperError } from '../errors.ts';
 import { healthProblem, type Endpoint } from './health.ts';
-import { identify, isAlive, stopTree, type ProcessIdentity } from './process-table.ts';
+import { identify, isAlive, processesWith, stopTree, type ProcessIdentity } from '../process-table.ts';
 import { servingFlags, type ServingOptions } from './serving-options.ts';
-import { readJson, writeJson } from './state-file.ts';
-import { lastLines, longRunningPython, startDetached } from './subprocess.ts';
+import { readJson } from '../state-file.ts';
+import { lastLines, longRunningPython, startDetached } from '../subprocess.ts';
 
-/** A process that serves something over HTTP and outlives the worker that started it. */
+/** A process that serves something over HTTP on loopback and outlives the worker that started it. */
 export interface ServedProcess extends ProcessIdentity, Endpoint {
   logFile: string;
 }
 
-export interface ApiOptions extends ServingOptions {
+export interface ApiOptions {
   modelDir: string;
+  modelDigest: string;
+  runName: string;
+  serving: ServingOptions;
   /** The model's name in the API. */
   name: string;
-  host: string;
-  /** 0 for any free port. */
-  port: number;
-  /** For the log and the ready file. */
+  /** For the log and the ready file; a server that a crashed attempt has left in it is stopped first. */
   folder: string;
+  /** For tests: the program that serves, instead of Python with `serving/serve.py`; it gets the same arguments. */
+  command?: string[] | undefined;
   signal: AbortSignal;
 }
 
@@ -31,32 +33,38 @@ const STOP_GRACE_MS = 20_000;
 
 /** Serve a model folder by LLaMA-Factory's OpenAI-compatible API; returns when it has answered a question about a picture. */
 export async function startApi(options: ApiOptions): Promise<ServedProcess> {
+  const { modelDir, name, serving, command } = options;
   const args = [
-    ...['--model', options.modelDir, '--name', options.name, '--host', options.host, '--port', String(options.port)],
-    ...servingFlags(options),
-    ...(options.apiKeyEnv === undefined ? [] : ['--api-key-env', options.apiKeyEnv]),
+    ...['--model', modelDir, '--name', name, '--run', options.runName, '--model-digest', options.modelDigest],
+    ...[...onLoopback, ...servingFlags(serving), ...keyFlags(serving.apiKeyEnv)],
   ];
-  const api = await startServer('api', 'serving/serve.py', args, options);
+  const api = await startServer('api', command ?? python('serving/serve.py'), args, options);
   return untilStopped(api, options.signal, () => untilHealthy(api, options.signal));
 }
 
 export interface PageOptions {
   apiUrl: string;
   name: string;
-  host: string;
-  port: number;
   apiKeyEnv?: string | undefined;
   folder: string;
+  command?: string[] | undefined;
   signal: AbortSignal;
 }
 
 /** The chat page, a process of its own that talks to the API; returns when it listens. */
 export async function startPage(options: PageOptions): Promise<ServedProcess> {
-  const args = [
-    ...['--api', options.apiUrl, '--name', options.name, '--host', options.host, '--port', String(options.port)],
-    ...(options.apiKeyEnv === undefined ? [] : ['--api-key-env', options.apiKeyEnv]),
-  ];
-  return startServer('page', 'serving/chat_page.py', args, options);
+  const args = ['--api', options.apiUrl, '--name', options.name, ...onLoopback, ...keyFlags(options.apiKeyEnv)];
+  return startServer('page', options.command ?? python('serving/chat_page.py'), args, options);
+}
+
+const onLoopback = ['--host', '127.0.0.1', '--port', '0'];
+
+function keyFlags(apiKeyEnv: string | undefined): string[] {
+  return apiKeyEnv === undefined ? [] : ['--api-key-env', apiKeyEnv];
+}
+
+function python(script: string): string[] {
+  return [trainerPython, join(checkout, script)];
 }
 
 /** Stop a served process; requests in flight are answered first. */
@@ -71,27 +79,20 @@ interface ReadyFile {
 }
 
 async function startServer(
-  kind: string,
-  script: string,
+  kind: 'api' | 'page',
+  [program = '', ...before]: string[],
   args: string[],
   options: { folder: string; signal: AbortSignal },
 ): Promise<ServedProcess> {
   options.signal.throwIfAborted();
   await mkdir(options.folder, { recursive: true });
   const logFile = join(options.folder, `${kind}.log`);
-  const readyFile = join(options.folder, `${kind}.ready.json`);
-  const processFile = join(options.folder, `${kind}.process.json`);
-  await stopLeftover(processFile);
+  const readyFile = readyFileOf(options.folder, kind);
+  await stopLeftover(options.folder, kind);
   await rm(readyFile, { force: true });
-  const pid = startDetached(
-    trainerPython,
-    [join(checkout, script), ...args, '--ready-file', readyFile],
-    logFile,
-    longRunningPython,
-  );
+  const pid = startDetached(program, [...before, ...args, '--ready-file', readyFile], logFile, longRunningPython);
   const identity = identify(pid);
   if (identity === undefined) throw await neverReady(kind, logFile);
-  await writeJson(processFile, identity);
   const starting: ServedProcess = { ...identity, url: '', port: 0, logFile };
   return untilStopped(starting, options.signal, async () => {
     const deadline = Date.now() + READY_TIMEOUT_MS;
@@ -104,10 +105,13 @@ async function startServer(
   });
 }
 
-/** Stop what an attempt that died in the middle of a start left in this folder. */
-async function stopLeftover(processFile: string): Promise<void> {
-  const leftover = await readJson<ProcessIdentity>(processFile);
-  if (leftover !== undefined) await stopTree(leftover, STOP_GRACE_MS);
+/** Stop what was started in this folder, also by an attempt that died before it could write down whom it had started. */
+export async function stopLeftover(folder: string, kind: 'api' | 'page'): Promise<void> {
+  for (const leftover of processesWith(readyFileOf(folder, kind))) await stopTree(leftover, STOP_GRACE_MS);
+}
+
+function readyFileOf(folder: string, kind: 'api' | 'page'): string {
+  return join(folder, `${kind}.ready.json`);
 }
 
 async function untilHealthy(api: ServedProcess, signal: AbortSignal): Promise<ServedProcess> {

@@ -1,4 +1,4 @@
-import type { ResolvedConfig } from '../configs/schema.ts';
+import type { ResolvedConfig } from '../../configs/schema.ts';
 
 /** How a model is served, whatever runs it: the flags of serving/serve.py. */
 export interface ServingOptions {
