@@ -12,7 +12,7 @@ import { runPython } from '../host/python.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
 import { oncePerInput } from '../host/stage-record.ts';
-import type { TrainingOptions } from '../host/training-config.ts';
+import { decisiveOptions } from '../host/training-config.ts';
 import { lossCurve, readEvents } from '../host/training-events.ts';
 import { CRASH_LIMIT, TrainingLedger } from '../host/training-ledger.ts';
 import { findTrainer, lastTrainer, startTrainer, stopTrainer, type TrainerProcess } from '../host/trainer-process.ts';
@@ -58,7 +58,7 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
   const base = String(environment.training.model_name_or_path);
   const { baseDigest } = await digestOfBase(base, signal);
   const inputs = {
-    options: withoutRunPaths(environment.training),
+    options: decisiveOptions(environment.training),
     dataset: dataset.digest,
     base: baseDigest,
     versions: environment.versions,
@@ -138,16 +138,6 @@ function hangLimits({ limits }: ResolvedConfig): HangLimits {
   if (limits.hangMinutes === undefined) return { factor: 20, minSeconds: 120, quietSeconds: 1800 };
   const seconds = limits.hangMinutes * 60;
   return { factor: 0, minSeconds: seconds, quietSeconds: Math.max(seconds, 1800) };
-}
-
-/** Training options as they decide the result: the run's own folders don't. */
-function withoutRunPaths({
-  output_dir: _output,
-  dataset_dir: _data,
-  model_name_or_path: _base,
-  ...options
-}: TrainingOptions): TrainingOptions {
-  return options;
 }
 
 function trainerCommand(settings: HostSettings, run: RunDirectory, attempt: number, cut: BatchCut): string[] {

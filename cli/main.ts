@@ -15,6 +15,8 @@ export async function main(argv: string[]): Promise<void> {
   const program = new Command('temper').description(
     'Fine-tune Qwen3-VL with LLaMA-Factory, durably, and put it into service.',
   );
+  // Before the commands, which take it over when they are made.
+  program.exitOverride((stop) => process.exit(stop.exitCode === 0 ? 0 : 2));
   program
     .command('up')
     .description("Start the embedded Temporal server and this host's worker; Ctrl-C stops both, a training goes on.")
@@ -97,7 +99,6 @@ export async function main(argv: string[]): Promise<void> {
     .option('--api-key-env <variable>', "the environment variable that holds the API's key")
     .option('--json', 'as JSON')
     .action(trace);
-  program.exitOverride((stop) => process.exit(stop.exitCode === 0 ? 0 : 2));
   try {
     await program.parseAsync(argv);
   } catch (error) {

@@ -1,6 +1,8 @@
-"""Which files of a merged folder are no longer what the merge wrote; reads all of them.
+"""Which files of a merged folder are no longer what the merge wrote.
 
     python check_merged.py RUN/merged
+
+All of them are read.
 """
 
 import argparse
