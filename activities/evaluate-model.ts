@@ -5,7 +5,7 @@ import { makeBaseOverlay } from '../host/base-overlay.ts';
 import { askAll, type TimedAnswer } from '../host/judging/ask-all.ts';
 import { discardCandidate, restoreChampionOf, startCandidate, type Candidate } from '../host/deployment/candidates.ts';
 import { questionOf, type ChatRow } from '../host/chat-api.ts';
-import { findDeployment, type Deployment, type GoldenQuestion } from '../host/deployment/deployments.ts';
+import type { Deployment, GoldenQuestion } from '../host/deployment/deployments.ts';
 import { digestOfValue } from '../host/digest.ts';
 import { messageOf } from '../host/errors.ts';
 import { judge, type Verdict } from '../host/judging/gates.ts';
@@ -62,8 +62,7 @@ interface EvaluationRecord extends Evaluation {
 export async function evaluateModel(input: EvaluateModelInput, context: StageContext): Promise<EvaluateModelResult> {
   const place = placeOf(input.config, context);
   return whileLocked(deploymentLock(place), { signal: context.signal, onWait: waits(context.report) }, async () => {
-    await restoreChampionOf(place.home, place.name);
-    const champion = await findDeployment(place.home, place.name);
+    const champion = await restoreChampionOf(place.home, place.name);
     if (champion?.champion.modelDigest === input.model.modelDigest) {
       const before = await readJson<EvaluationRecord>(context.run.evaluation);
       if (before?.modelDigest === input.model.modelDigest) return before.result;
@@ -86,7 +85,8 @@ async function evaluate(
   const candidate = await startCandidate(modelOf(input, context.runName), place, candidateOptions(config, context));
   try {
     const answers = await askModel(rows, 'candidate', candidate, config, context);
-    const memoryBytes = (await healthFacts(candidate.server.url, context.signal))?.peakMemoryBytes ?? null;
+    const memoryBytes =
+      (await healthFacts(candidate.server.url, candidate.serving, context.signal))?.peakMemoryBytes ?? null;
     const scored = await Promise.all(
       [baseAsked, answers, championAsked?.answers ?? null].map((asked) => score(rows, asked, config, context)),
     );
@@ -129,12 +129,12 @@ async function championAnswers(
   { champion }: Deployment,
   context: StageContext,
 ): Promise<{ answers: TimedAnswer[] | null; problem: string | null }> {
-  const { server, place, modelDigest, serving } = champion;
+  const { server, modelDigest, serving } = champion;
   if (server === null) return { answers: null, problem: 'it does not serve' };
-  const served = { ...champion, server, place };
-  const key = { modelDigest, serving, dataset: dataset.digest, rows: rows.length };
+  const { maxNewTokens } = config.evaluate;
+  const key = { modelDigest, serving, maxNewTokens, dataset: dataset.digest, rows: rows.length };
   try {
-    const ask = () => askModel(rows, 'champion', served, config, context);
+    const ask = () => askModel(rows, 'champion', { ...champion, server }, config, context);
     return { answers: await onceAsked(key, context, ask), problem: null };
   } catch (error) {
     context.signal.throwIfAborted();

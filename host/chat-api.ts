@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
+import { askHttp } from './http.ts';
 
 /** A row of `dataset/held_out.jsonl`: `<image>` in a message stands for the next of the pictures (absolute paths). */
 export interface ChatRow {
@@ -34,7 +35,7 @@ export async function ask(
   const pictures = await Promise.all((question.images ?? []).map(dataUri));
   const messages = question.messages.map(({ role, content }) => ({ role, content: contentParts(content, pictures) }));
   const started = performance.now();
-  const response = await fetch(`${apiUrl}/v1/chat/completions`, {
+  const { status, body } = await askHttp(`${apiUrl}/v1/chat/completions`, {
     method: 'POST',
     headers: {
       'content-type': 'application/json',
@@ -46,10 +47,9 @@ export async function ask(
       temperature: 0,
       ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
     }),
-    ...(signal === undefined ? {} : { signal }),
+    signal,
   });
-  const body = await response.text();
-  if (!response.ok) throw new Error(`${apiUrl} answered ${response.status}: ${body.slice(0, 500)}`);
+  if (status !== 200) throw new Error(`${apiUrl} answered ${status}: ${body.slice(0, 500)}`);
   const { choices } = JSON.parse(body) as { choices: { message: { content: string } }[] };
   return { text: choices[0]?.message.content ?? '', latencyMs: performance.now() - started };
 }

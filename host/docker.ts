@@ -1,3 +1,6 @@
+import { appendFile, mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { digestOfValue } from './digest.ts';
 import { TemperError } from './errors.ts';
 import { runProgram, type ProgramOptions } from './subprocess.ts';
 
@@ -44,10 +47,20 @@ export async function runInImage(image: string, entrypoint: string, args: string
   return (await change([...isolated, image, ...args])).trim();
 }
 
-/** Start a container in the background; returns its id. `env` reaches it through names alone, so that no value is an argument. */
-export async function startContainer(args: string[], env: Record<string, string>): Promise<string> {
-  const names = Object.keys(env).flatMap((name) => ['--env', name]);
-  return (await change(['run', '--detach', ...names, ...args], { env })).trim();
+/**
+ * Start a container in the background; returns its id. Its name is made from its labels, so that there is no second one with
+ * the same. `env` reaches it through names alone, so that no value is an argument.
+ */
+export async function startContainer(
+  labels: Record<string, string>,
+  args: string[],
+  env: Record<string, string> = {},
+): Promise<string> {
+  const { 'temper.deployment': deployment, 'temper.role': role } = labels;
+  const named = ['--name', `temper-${deployment}-${role}-${digestOfValue(labels).slice(0, 8)}`];
+  const labelled = Object.entries(labels).flatMap(([label, value]) => ['--label', `${label}=${value}`]);
+  const variables = Object.keys(env).flatMap((name) => ['--env', name]);
+  return (await change(['run', '--detach', ...named, ...labelled, ...variables, ...args], { env })).trim();
 }
 
 /** A container's state; undefined when there is none of this id. */
@@ -91,12 +104,21 @@ export async function containerLogs(id: string): Promise<string> {
   return `${stdout}\n${stderr}`.trim();
 }
 
-/** Stop a container, with time for requests in flight, and remove it; one that is gone already is no error. */
-export async function removeContainer(id: string, graceSeconds: number): Promise<void> {
+/**
+ * Stop a container, with time for requests in flight, add what it has printed to `logFile`, and remove it; one that is gone
+ * already is no error.
+ */
+export async function removeContainer(id: string, graceSeconds: number, logFile?: string): Promise<void> {
   await docker(['stop', '--time', String(graceSeconds), id], { timeoutMs: CHANGE_TIMEOUT_MS });
+  if (logFile !== undefined) await keepLogs(id, logFile);
   const { exitCode, stderr } = await docker(['rm', '--force', '--volumes', id], { timeoutMs: CHANGE_TIMEOUT_MS });
   if (exitCode !== 0 && !/no such container/i.test(stderr))
     throw new TemperError('DeploymentError', `The container ${id} could not be removed: ${stderr}`);
+}
+
+async function keepLogs(id: string, logFile: string): Promise<void> {
+  await mkdir(dirname(logFile), { recursive: true });
+  await appendFile(logFile, `${await containerLogs(id)}\n`);
 }
 
 async function change(args: string[], options: ProgramOptions = {}): Promise<string> {

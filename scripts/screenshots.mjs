@@ -18,7 +18,7 @@ if (runName === undefined) {
 }
 
 const { uiUrl } = JSON.parse(readFileSync(join(home, 'up.json'), 'utf8'));
-const { page: chatPage } = JSON.parse(readFileSync(join(home, 'runs', runName, 'deployment.json'), 'utf8'));
+const { pageUrl } = JSON.parse(readFileSync(join(home, 'runs', runName, 'deployment.json'), 'utf8'));
 const { rows } = JSON.parse(readFileSync(join(home, 'runs', runName, 'evaluation.json'), 'utf8'));
 const learned = rows.find((row) => row.base !== row.expected && row.candidate === row.expected) ?? rows[0];
 
@@ -40,7 +40,7 @@ try {
     await page.waitForTimeout(3000);
   });
   await shoot('chat-page.png', { width: 1000, height: 860 }, async (page) => {
-    await page.goto(chatPage.url);
+    await page.goto(pageUrl);
     await page.locator('input[type=file]').first().setInputFiles(learned.images[0]);
     await page.locator('textarea').first().fill(learned.question.replaceAll('<image>', ''));
     await page.waitForTimeout(1500);

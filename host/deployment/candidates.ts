@@ -23,6 +23,9 @@ export interface Candidate extends Model {
   placement: Placement;
 }
 
+/** As it is recorded: without a server until it is healthy. */
+export type RecordedCandidate = Omit<Candidate, 'server'> & { server: Server | null };
+
 export interface CandidateOptions {
   placement: 'auto' | Placement['mode'];
   signal: AbortSignal;
@@ -30,7 +33,7 @@ export interface CandidateOptions {
 }
 
 /**
- * Serve a model as a run's candidate; the one that already does is taken as it is. Where memory allows it runs beside the
+ * Serve a model as a run's candidate; what already serves it is taken as it is. Where memory allows it runs beside the
  * champion, else the champion is stopped first, and started again if the candidate doesn't get healthy.
  */
 export async function startCandidate(
@@ -39,39 +42,54 @@ export async function startCandidate(
   { placement: wanted, signal, report }: CandidateOptions,
 ): Promise<Candidate> {
   const { home, name } = place;
-  const running = await findCandidate(model, place);
+  const running = (await findCandidate(model, place)) ?? (await championAsCandidate(model, place));
   if (running !== undefined && isServedAlike(running, model, place)) return running;
   if (running !== undefined) await discardCandidate(running);
   const champion = await findDeployment(home, name);
   const placement = await choosePlacement(wanted, { ...model, cpu: model.serving.cpu, champion }, signal);
   report({ message: `starting the candidate ${placement.mode} the champion: ${placement.reason}`, placement });
-  if (placement.mode === 'in-place' && champion !== undefined) await stopChampion(champion);
+  const starting: RecordedCandidate = { ...model, place, placement, server: null };
+  // Recorded first: whoever comes after a crash in the middle of the start stops it.
+  await writeJson(recordFile(model, place), starting);
   try {
-    const candidate = { ...model, place, placement, server: await startModel(model, place, signal) };
+    if (placement.mode === 'in-place' && champion !== undefined) await stopChampion(champion);
+    const candidate = { ...starting, server: await startModel(model, place, signal) };
     await writeJson(recordFile(model, place), candidate);
     return candidate;
   } catch (error) {
-    await stopModel(model, place);
-    await restoreChampionOf(home, name);
+    await discardCandidate(starting);
     throw error;
   }
 }
 
 async function findCandidate(model: Model, place: Place): Promise<Candidate | undefined> {
-  const recorded = await readJson<Candidate>(recordFile(model, place));
-  return recorded !== undefined && (await serverRuns(recorded.server)) ? recorded : undefined;
+  const recorded = await readJson<RecordedCandidate>(recordFile(model, place));
+  const server = recorded === undefined ? undefined : await runningServer(recorded);
+  return recorded && server && { ...recorded, server };
+}
+
+/** A second server of what is champion already would be one too many. */
+async function championAsCandidate(model: Model, place: Place): Promise<Candidate | undefined> {
+  const champion = (await readDeployment(place.home, place.name))?.champion;
+  if (champion === undefined || modelKey(champion, champion.place) !== modelKey(model, place)) return undefined;
+  const server = await runningServer(champion);
+  return server && { ...champion, server, placement: { mode: 'beside', reason: 'it is the champion' } };
+}
+
+async function runningServer({ server }: { server: Server | null }): Promise<Server | undefined> {
+  return server !== null && (await serverRuns(server)) ? server : undefined;
 }
 
 /** The candidates of all deployments, whether or not they still serve. */
-export async function listCandidates(home: string): Promise<Candidate[]> {
+export async function listCandidates(home: string): Promise<RecordedCandidate[]> {
   const deployments = await readdir(join(home, 'deployments')).catch(() => []);
-  const files = await Promise.all(
-    deployments.map(async (name) => {
-      const folder = join(deploymentFolder(home, name), 'candidates');
-      return (await readdir(folder).catch(() => [])).map((file) => join(folder, file));
-    }),
-  );
-  const found = await Promise.all(files.flat().map((file) => readJson<Candidate>(file)));
+  return (await Promise.all(deployments.map((name) => candidatesOf(home, name)))).flat();
+}
+
+async function candidatesOf(home: string, name: string): Promise<RecordedCandidate[]> {
+  const folder = join(deploymentFolder(home, name), 'candidates');
+  const files = (await readdir(folder).catch(() => [])).filter((file) => file.endsWith('.json'));
+  const found = await Promise.all(files.map((file) => readJson<RecordedCandidate>(join(folder, file))));
   return found.filter((candidate) => candidate !== undefined);
 }
 
@@ -79,10 +97,10 @@ export async function listCandidates(home: string): Promise<Candidate[]> {
  * Stop a candidate and forget it, and have the champion serve if it was stopped for it; the candidate's folder stays. One that
  * was swapped in, its worker having died before it could say so, is the champion and serves on.
  */
-export async function discardCandidate(candidate: Candidate): Promise<void> {
+export async function discardCandidate(candidate: RecordedCandidate): Promise<void> {
   const { home, name } = candidate.place;
   const champion = (await readDeployment(home, name))?.champion;
-  if (champion?.server?.port !== candidate.server.port) {
+  if (candidate.server === null || champion?.server?.port !== candidate.server.port) {
     await stopModel(candidate, candidate.place);
     await restoreChampionOf(home, name);
   }
@@ -94,10 +112,16 @@ export async function forgetCandidate(model: Model, place: Place): Promise<void>
   await rm(recordFile(model, place), { force: true });
 }
 
-/** Start the champion again if it was stopped to make room. */
+/** Start the champion again if it was stopped to make room; what runs in its place has to give it back. */
 export async function restoreChampionOf(home: string, name: string): Promise<Deployment | undefined> {
   const deployment = await readDeployment(home, name);
-  return deployment?.champion.server === null ? restoreChampion(deployment) : deployment;
+  if (deployment?.champion.server !== null) return deployment;
+  const inPlace = (await candidatesOf(home, name)).filter(({ placement }) => placement.mode === 'in-place');
+  for (const candidate of inPlace) {
+    await stopModel(candidate, candidate.place);
+    await forgetCandidate(candidate, candidate.place);
+  }
+  return restoreChampion(deployment);
 }
 
 function isServedAlike(candidate: Candidate, model: Model, place: Place): boolean {
@@ -106,6 +130,6 @@ function isServedAlike(candidate: Candidate, model: Model, place: Place): boolea
   return decisive(candidate, candidate.place) === decisive(model, place);
 }
 
-function recordFile(model: Model, { home, name }: Place): string {
-  return join(deploymentFolder(home, name), 'candidates', `${modelKey(model)}.json`);
+function recordFile(model: Model, place: Place): string {
+  return join(deploymentFolder(place.home, place.name), 'candidates', `${modelKey(model, place)}.json`);
 }

@@ -1,6 +1,6 @@
-import { recordDeployment, type Deployment, type ReleasedModel } from './deployments.ts';
+import { recordDeployment, stopReleased, type Deployment, type ReleasedModel } from './deployments.ts';
 import { pointFront, untilDrained, type Front } from './front.ts';
-import { serverRuns, startModel, stopModel, type Server } from './model-server.ts';
+import { serverRuns, startModel, type Server } from './model-server.ts';
 
 /** Answers in flight may take so long; then the model is stopped, which still finishes what it can. */
 const DRAIN_TIMEOUT_MS = 10 * 60_000;
@@ -38,5 +38,5 @@ export async function retire(
 ): Promise<void> {
   if (model.server !== null)
     await untilDrained(front, 'api', model.server.port, { signal, timeoutMs: DRAIN_TIMEOUT_MS });
-  await stopModel(model, model.place);
+  await stopReleased(model);
 }

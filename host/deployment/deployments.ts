@@ -92,8 +92,14 @@ export async function stopDeployment(deployment: Deployment): Promise<void> {
   await stopServer(deployment.pageServer);
   await stopFront(deployment.front);
   const { champion, swap } = deployment;
-  for (const model of [champion, ...(swap?.previous ? [swap.previous] : [])]) await stopModel(model, model.place);
+  for (const model of [champion, ...(swap?.previous ? [swap.previous] : [])]) await stopReleased(model);
   await rm(recordFile(deployment.home, deployment.name), { force: true });
+}
+
+/** Stop what serves a model, whether or not it is written down. */
+export async function stopReleased(model: ReleasedModel): Promise<void> {
+  if (model.server !== null) await stopServer(model.server);
+  await stopModel(model, model.place);
 }
 
 async function serves({ front, champion }: Deployment): Promise<boolean> {

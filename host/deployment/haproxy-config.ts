@@ -13,8 +13,8 @@ const SLOTS = ['a', 'b', 'c', 'd'];
 /** Nothing listens there: every connection is refused at once. */
 const NOWHERE = '127.0.0.1:1';
 
-/** HAProxy retries once a second; a request whose server has ended waits for so many, one that is held for so many. */
-const RETRIES = 10;
+/** HAProxy retries once a second: until a crashed container is back, or a held address has a server again. */
+const RETRIES = 60;
 const RETRIES_WHILE_HELD = 600;
 
 export function configFile(folder: string): string {

@@ -99,7 +99,7 @@ async function processNeverReady(logFile: string): Promise<TemperError> {
 
 async function startInContainer(options: HaproxyOptions, folder: string, logFile: string): Promise<Haproxy> {
   try {
-    const containerId = await startContainer(containerArguments(options, folder), {});
+    const containerId = await startContainer(labelsOf(options), containerArguments(options, folder));
     if (!(await untilAnswering(folder, () => containerRuns(containerId), options.signal)))
       throw neverReady(await containerLogs(containerId), logFile);
     await keepRunning(containerId);
@@ -114,9 +114,8 @@ async function startInContainer(options: HaproxyOptions, folder: string, logFile
 }
 
 function containerArguments(options: HaproxyOptions, folder: string): string[] {
-  const labels = Object.entries(labelsOf(options)).flatMap(([label, value]) => ['--label', `${label}=${value}`]);
   return [
-    ...['--network', 'host', '--user', `${process.getuid?.() ?? 0}:${process.getgid?.() ?? 0}`, ...labels],
+    ...['--network', 'host', '--user', `${process.getuid?.() ?? 0}:${process.getgid?.() ?? 0}`],
     ...['--read-only', '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges', '--no-healthcheck'],
     ...['--stop-signal', 'SIGTERM', '--mount', `type=bind,source=${folder},target=${folder}`],
     ...['--entrypoint', 'haproxy', options.image ?? '', ...haproxyArguments(folder)],

@@ -1,3 +1,6 @@
+import { messageOf } from '../errors.ts';
+import { askHttp } from '../http.ts';
+
 /** Where something listens. */
 export interface Endpoint {
   url: string;
@@ -10,9 +13,21 @@ export interface HealthFacts {
   peakMemoryBytes: number;
 }
 
+/** Answers running; each comes after a generation that failed in the last two seconds. */
+const HOPELESS_AFTER = 10;
+
 /** Why a model's API is not healthy, which it is once it has answered a question about a picture; undefined when it is. */
 export async function healthProblem(apiUrl: string, signal: AbortSignal): Promise<string | undefined> {
   return problemOf(`${apiUrl}/health`, signal);
+}
+
+/** Tells a model that is loaded and can't answer from one that is still being loaded, problem by problem. */
+export function hopelessness(): (problem: string) => boolean {
+  let answers = 0;
+  return (problem) => {
+    answers = problem.startsWith('503 ') ? answers + 1 : 0;
+    return answers >= HOPELESS_AFTER;
+  };
 }
 
 /** Why nothing answers at an address; undefined when something does. */
@@ -20,11 +35,17 @@ export async function respondsProblem(url: string, signal: AbortSignal): Promise
   return problemOf(url, signal);
 }
 
-/** The facts of a healthy model's API; undefined when it isn't healthy. */
-export async function healthFacts(apiUrl: string, signal: AbortSignal): Promise<HealthFacts | undefined> {
+/** The facts of a healthy model's API, told only to who has its key; undefined when it isn't healthy. */
+export async function healthFacts(
+  apiUrl: string,
+  { apiKeyEnv }: { apiKeyEnv?: string | undefined },
+  signal: AbortSignal,
+): Promise<HealthFacts | undefined> {
+  const apiKey = apiKeyEnv === undefined ? undefined : process.env[apiKeyEnv];
+  const headers: Record<string, string> = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
   try {
-    const response = await fetch(`${apiUrl}/health`, { signal });
-    return response.ok ? ((await response.json()) as HealthFacts) : undefined;
+    const { status, body } = await askHttp(`${apiUrl}/health`, { headers, signal });
+    return status === 200 ? (JSON.parse(body) as HealthFacts) : undefined;
   } catch {
     signal.throwIfAborted();
     return undefined;
@@ -33,10 +54,10 @@ export async function healthFacts(apiUrl: string, signal: AbortSignal): Promise<
 
 async function problemOf(url: string, signal: AbortSignal): Promise<string | undefined> {
   try {
-    const response = await fetch(url, { signal });
-    return response.ok ? undefined : `${response.status} ${await response.text()}`;
+    const { status, body } = await askHttp(url, { signal });
+    return status === 200 ? undefined : `${status} ${body}`;
   } catch (error) {
     signal.throwIfAborted();
-    return String(error);
+    return messageOf(error);
   }
 }

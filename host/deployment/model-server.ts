@@ -1,9 +1,10 @@
 import { join } from 'node:path';
+import { digestOfValue } from '../digest.ts';
 import { containerState } from '../docker.ts';
 import { isAlive } from '../process-table.ts';
 import {
   containerServes,
-  removeContainersOf,
+  removeApiContainers,
   startApiContainer,
   startPageContainer,
   stopContainer,
@@ -60,10 +61,7 @@ export async function startModel(model: Model, place: Place, signal: AbortSignal
 /** Stop whatever serves this model in this place, also what nothing has written down. */
 export async function stopModel(model: Model, place: Place): Promise<void> {
   await stopLeftover(serverFolder(model, place), 'api');
-  if (place.runtime === 'docker') {
-    const { runName, modelDigest } = model;
-    await removeContainersOf(ownerOf(place), { 'temper.run': runName, 'temper.model-digest': modelDigest });
-  }
+  if (place.runtime === 'docker') await removeApiContainers(serverFolder(model, place), ownerOf(place));
 }
 
 /** Start the chat page for the API at this address. */
@@ -89,8 +87,8 @@ export async function serverProblem(server: Server): Promise<string | undefined>
   if (server.runtime === 'process')
     return isAlive(server) ? undefined : `its server has ended; its log: ${server.logFile}`;
   const state = await containerState(server.containerId);
-  if (state?.running !== true) return `its container ${server.containerId.slice(0, 12)} has ended`;
-  return state.restarts === 0 ? undefined : `its container has crashed ${state.restarts} times`;
+  if (state?.running !== true) return `its container has ended; its log: ${server.logFile}`;
+  return state.restarts === 0 ? undefined : `its container has crashed; its log: ${server.logFile}`;
 }
 
 /** Stop a server; requests in flight are answered first. */
@@ -102,11 +100,11 @@ function ownerOf({ home, name, image }: Place): ContainerOwner {
   return { home, name, image };
 }
 
-function serverFolder(model: Model, { home, name }: Place): string {
-  return join(deploymentFolder(home, name), 'servers', modelKey(model));
+function serverFolder(model: Model, place: Place): string {
+  return join(deploymentFolder(place.home, place.name), 'servers', modelKey(model, place));
 }
 
-/** One name a model for its files, so that champion, candidate and base of one run don't share one. */
-export function modelKey({ runName, modelDigest }: Model): string {
-  return `${runName}-${modelDigest.slice(0, 12)}`;
+/** Names a model served in one way: a run's base and candidate don't share one, nor do a model and the same served otherwise. */
+export function modelKey({ runName, modelDigest, serving }: Model, { runtime, image }: Place): string {
+  return `${runName}-${modelDigest.slice(0, 12)}-${digestOfValue({ serving, runtime, image }).slice(0, 8)}`;
 }

@@ -15,6 +15,8 @@ export interface Placement {
 /** Of weights alone: room for activations and a GPU's context. */
 const OVERHEAD_FACTOR = 1.25;
 const OVERHEAD_BYTES = 1.5 * 1024 ** 3;
+/** What CUDA itself holds of a process, which PyTorch doesn't count: 0.67 GiB on an H200 (`bench/gpu/serve.py`). */
+const CUDA_CONTEXT_BYTES = 0.75 * 1024 ** 3;
 /** Others may take memory between the look and the start. */
 const MARGIN = 1.1;
 
@@ -26,9 +28,12 @@ export async function choosePlacement(
 ): Promise<Placement> {
   if (wanted !== 'auto') return { mode: wanted, reason: `deploy.placement: ${wanted}` };
   if (champion?.champion.server == null) return { mode: 'beside', reason: 'nothing is in service' };
-  const measured = await healthFacts(champion.champion.server.url, signal);
-  const weights = await weightBytes(modelDir);
-  const needed = measured?.peakMemoryBytes ?? weights * OVERHEAD_FACTOR + OVERHEAD_BYTES;
+  const { server, serving } = champion.champion;
+  const measured = await healthFacts(server.url, serving, signal);
+  const needed =
+    measured === undefined
+      ? (await weightBytes(modelDir)) * OVERHEAD_FACTOR + OVERHEAD_BYTES
+      : measured.peakMemoryBytes + (cpu ? 0 : CUDA_CONTEXT_BYTES);
   const free = cpu ? await freeMemoryBytes() : await freeGpuBytes();
   const mode = free >= needed * MARGIN ? 'beside' : 'in-place';
   const by = measured === undefined ? 'by the size of its weights' : 'as the champion does now';

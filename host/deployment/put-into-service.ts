@@ -97,10 +97,12 @@ async function swapIn(release: Release, { server }: Candidate, options: SwapOpti
   const before = await readDeployment(home, name);
   const { front, pageServer } = await addressFor(release, before, server, options);
   const since = new Date().toISOString();
+  const isBack = before !== undefined && isSameModel(before.champion, release); // it has proved itself before
+  const swap = { previous: before?.champion ?? null, since, workflowId: options.workflowId };
   const deployment: Deployment = {
     ...{ home, name, address: options.address, api: front.api, page: front.page, front, pageServer },
     champion: { ...release, server },
-    swap: { previous: before?.champion ?? null, since, workflowId: options.workflowId },
+    swap: isBack ? null : swap,
     deployedAt: since,
   };
   await recordDeployment(deployment);

@@ -1,5 +1,5 @@
-import { mkdir, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { readdir, readlink, realpath } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   containerLogs,
@@ -10,11 +10,11 @@ import {
   startContainer,
 } from '../docker.ts';
 import { TemperError } from '../errors.ts';
-import { healthProblem, respondsProblem, type Endpoint } from './health.ts';
+import { healthProblem, hopelessness, respondsProblem, type Endpoint } from './health.ts';
 import { lastingFreePort } from '../ports.ts';
 import type { ApiOptions, PageOptions } from './served-process.ts';
 import { servingFlags } from './serving-options.ts';
-import { lastLines } from '../subprocess.ts';
+import { lastLines, longRunningPython } from '../subprocess.ts';
 
 /** A container that serves something over HTTP on the host's loopback. */
 export interface ServedContainer extends Endpoint {
@@ -35,25 +35,30 @@ const READY_TIMEOUT_MS = 15 * 60_000;
 const STOP_GRACE_SECONDS = 20;
 /** The variable that holds the API's key inside a container. */
 const KEY_VARIABLE = 'API_KEY';
-/** The API's port inside its container. */
-const API_PORT = 8000;
-
 /** Serve a model folder's API from an image; returns when it has answered a question about a picture. */
 export async function startApiContainer(
   { modelDir, modelDigest, runName, serving, name, folder, signal }: ApiOptions,
   owner: ContainerOwner,
 ): Promise<ServedContainer> {
   const port = await lastingFreePort();
+  const linked = await linkedFolders(modelDir);
   const args = [
     ...['--mount', `type=bind,source=${modelDir},target=/app/models,readonly`, '--shm-size', '16gb'],
-    ...['--publish', `127.0.0.1:${port}:${API_PORT}`, ...(serving.cpu ? [] : ['--gpus', 'all'])],
+    ...linked.flatMap((path) => ['--mount', `type=bind,source=${path},target=${path},readonly`]),
+    // On the host's network a port is closed until the API listens, which HAProxy waits for; one that Docker publishes is open
+    // before, and requests to it are lost.
+    ...['--network', 'host', '--health-cmd', healthCommand(port), ...(serving.cpu ? [] : ['--gpus', 'all'])],
     ...['--entrypoint', 'python', owner.image, '/app/serving/serve.py', '--model', '/app/models', '--name', name],
-    ...['--run', runName, '--model-digest', modelDigest, '--host', '0.0.0.0', '--port', String(API_PORT)],
-    ...['--published-on-loopback', ...servingFlags(serving), ...keyFlags(serving.apiKeyEnv)],
+    ...['--run', runName, '--model-digest', modelDigest, '--host', '127.0.0.1', '--port', String(port)],
+    ...[...servingFlags(serving), ...keyFlags(serving.apiKeyEnv)],
   ];
-  const labels = { 'temper.role': 'api', 'temper.run': runName, 'temper.model-digest': modelDigest };
-  return startServer({ owner, labels, args, port, folder, apiKeyEnv: serving.apiKeyEnv, signal }, (served) =>
-    healthProblem(served.url, signal),
+  const labels = allLabels(owner, {
+    ...{ 'temper.role': 'api', 'temper.server': basename(folder) },
+    ...{ 'temper.run': runName, 'temper.model-digest': modelDigest },
+  });
+  const logFile = logFileOf(folder, 'api');
+  return startServer({ image: owner.image, labels, args, port, logFile, apiKeyEnv: serving.apiKeyEnv, signal }, (url) =>
+    healthProblem(url, signal),
   );
 }
 
@@ -64,12 +69,32 @@ export async function startPageContainer(
 ): Promise<ServedContainer> {
   const port = await lastingFreePort();
   const args = [
-    ...['--network', 'host', '--entrypoint', 'python', owner.image, '/app/serving/chat_page.py', '--api', apiUrl],
-    ...['--name', name, '--host', '127.0.0.1', '--port', String(port), ...keyFlags(apiKeyEnv)],
+    ...['--network', 'host', '--no-healthcheck', '--entrypoint', 'python', owner.image],
+    ...['/app/serving/chat_page.py', '--api', apiUrl, '--name', name],
+    ...['--host', '127.0.0.1', '--port', String(port), ...keyFlags(apiKeyEnv)],
   ];
-  return startServer({ owner, labels: { 'temper.role': 'page' }, args, port, folder, apiKeyEnv, signal }, (served) =>
-    respondsProblem(served.url, signal),
+  const labels = allLabels(owner, { 'temper.role': 'page' });
+  const logFile = logFileOf(folder, 'page');
+  return startServer({ image: owner.image, labels, args, port, logFile, apiKeyEnv, signal }, (url) =>
+    respondsProblem(url, signal),
   );
+}
+
+/** The folders outside a model's own that its links lead to: an overlay of a base has its weights there. */
+async function linkedFolders(modelDir: string): Promise<string[]> {
+  const own = await realpath(modelDir);
+  const entries = await readdir(modelDir, { withFileTypes: true });
+  const links = entries.filter((entry) => entry.isSymbolicLink()).map(({ name }) => join(modelDir, name));
+  const targets = await Promise.all(
+    links.map(async (link) => [resolve(modelDir, await readlink(link)), await realpath(link)]),
+  );
+  const folders = new Set(targets.flat().map((target) => dirname(target)));
+  return [...folders].filter((folder) => folder !== own && folder !== modelDir);
+}
+
+/** Instead of the image's, which asks at the port that the API has there alone. */
+function healthCommand(port: number): string {
+  return `python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:${port}/health', timeout=33)"`;
 }
 
 /** Whether a container still serves: it runs, or its restart policy is about to start it. */
@@ -77,53 +102,55 @@ export async function containerServes({ containerId }: { containerId: string }):
   return (await containerState(containerId))?.running === true;
 }
 
-/** Stop a container and remove it; requests in flight are answered first. */
-export async function stopContainer({ containerId }: { containerId: string }): Promise<void> {
-  await removeContainer(containerId, STOP_GRACE_SECONDS);
+/** Stop a container and remove it, its log kept; requests in flight are answered first. */
+export async function stopContainer({ containerId, logFile }: ServedContainer): Promise<void> {
+  await removeContainer(containerId, STOP_GRACE_SECONDS, logFile);
 }
 
-/** Remove all containers of a deployment that have these labels, also those that nothing has written down. */
-export async function removeContainersOf(owner: ContainerOwner, labels: Record<string, string>): Promise<void> {
-  for (const id of await containersWith(allLabels(owner, labels))) await removeContainer(id, STOP_GRACE_SECONDS);
+/** Remove the container that serves a model's API from this folder, its log kept, also one that nothing has written down. */
+export async function removeApiContainers(folder: string, owner: ContainerOwner): Promise<void> {
+  await removeContainersOf(allLabels(owner, { 'temper.server': basename(folder) }), logFileOf(folder, 'api'));
+}
+
+async function removeContainersOf(labels: Record<string, string>, logFile: string): Promise<void> {
+  for (const id of await containersWith(labels)) await removeContainer(id, STOP_GRACE_SECONDS, logFile);
+}
+
+function logFileOf(folder: string, role: 'api' | 'page'): string {
+  return join(folder, `${role}.log`);
 }
 
 interface ServerOptions {
-  owner: ContainerOwner;
+  image: string;
   labels: Record<string, string>;
   args: string[];
   port: number;
-  /** For the log of a container that failed. */
-  folder: string;
+  /** Gets a container's log when it is removed. */
+  logFile: string;
   apiKeyEnv: string | undefined;
   signal: AbortSignal;
 }
 
-/** A container of the same labels that a crashed attempt has left is removed first; one that fails is removed, its log kept. */
+/** A container of the same labels that a crashed attempt has left is removed first, as is one that doesn't get ready. */
 async function startServer(
-  { owner, labels, args, port, folder, apiKeyEnv, signal }: ServerOptions,
-  problemOf: (served: ServedContainer) => Promise<string | undefined>,
+  { image, labels, args, port, logFile, apiKeyEnv, signal }: ServerOptions,
+  problemOf: (url: string) => Promise<string | undefined>,
 ): Promise<ServedContainer> {
-  await removeContainersOf(owner, labels);
+  await removeContainersOf(labels, logFile);
   signal.throwIfAborted();
-  const key = apiKeyEnv === undefined ? undefined : (process.env[apiKeyEnv] ?? '');
-  const containerId = await startContainer(
-    [
-      ...Object.entries(allLabels(owner, labels)).flatMap(([label, value]) => ['--label', `${label}=${value}`]),
-      ...['--init', '--read-only', '--tmpfs', '/tmp', '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges'],
-      ...args,
-    ],
-    key === undefined ? {} : { [KEY_VARIABLE]: key },
-  );
-  const logFile = join(folder, `${labels['temper.role'] ?? 'container'}.log`);
-  const served = { containerId, image: owner.image, port, url: `http://127.0.0.1:${port}`, logFile };
+  const key: Record<string, string> = apiKeyEnv === undefined ? {} : { [KEY_VARIABLE]: process.env[apiKeyEnv] ?? '' };
+  const confined = [
+    ...['--init', '--read-only', '--tmpfs', '/tmp', '--cap-drop', 'ALL'],
+    ...['--security-opt', 'no-new-privileges'],
+  ];
   try {
+    const containerId = await startContainer(labels, [...confined, ...args], { ...longRunningPython, ...key });
+    const served = { containerId, image, port, url: `http://127.0.0.1:${port}`, logFile };
     await untilReady(served, problemOf, signal);
     await keepRunning(containerId);
     return served;
   } catch (error) {
-    await mkdir(dirname(logFile), { recursive: true });
-    await writeFile(logFile, `${await containerLogs(containerId)}\n`);
-    await removeContainer(containerId, STOP_GRACE_SECONDS);
+    await removeContainersOf(labels, logFile);
     signal.throwIfAborted();
     throw error;
   }
@@ -139,10 +166,11 @@ function keyFlags(apiKeyEnv: string | undefined): string[] {
 
 async function untilReady(
   served: ServedContainer,
-  problemOf: (served: ServedContainer) => Promise<string | undefined>,
+  problemOf: (url: string) => Promise<string | undefined>,
   signal: AbortSignal,
 ): Promise<void> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
+  const isHopeless = hopelessness();
   let problem: string | undefined = 'it never answered';
   while (Date.now() < deadline) {
     const state = await containerState(served.containerId);
@@ -153,8 +181,9 @@ async function untilReady(
         `The container of ${served.image} ended with exit code ${state?.exitCode ?? '?'}:\n${log}\nIts log: ${served.logFile}`,
       );
     }
-    problem = await problemOf(served);
+    problem = await problemOf(served.url);
     if (problem === undefined) return;
+    if (isHopeless(problem)) break;
     await sleep(500, undefined, { signal });
   }
   throw new TemperError('DeploymentError', `The container is not healthy: ${problem}\nIts log: ${served.logFile}`);

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkout, trainerPython } from '../checkout.ts';
 import { TemperError } from '../errors.ts';
-import { healthProblem, type Endpoint } from './health.ts';
+import { healthProblem, hopelessness, type Endpoint } from './health.ts';
 import { identify, isAlive, processesWith, stopTree, type ProcessIdentity } from '../process-table.ts';
 import { servingFlags, type ServingOptions } from './serving-options.ts';
 import { readJson } from '../state-file.ts';
@@ -116,10 +116,12 @@ function readyFileOf(folder: string, kind: 'api' | 'page'): string {
 
 async function untilHealthy(api: ServedProcess, signal: AbortSignal): Promise<ServedProcess> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
+  const isHopeless = hopelessness();
   let problem: string | undefined = 'it never answered';
   while (isAlive(api) && Date.now() < deadline) {
     problem = await healthProblem(api.url, signal);
     if (problem === undefined) return api;
+    if (isHopeless(problem)) break;
     await sleep(500, undefined, { signal });
   }
   throw new TemperError('DeploymentError', `The model is not healthy: ${problem}\nIts log: ${api.logFile}`);

@@ -24,13 +24,21 @@ export const standInServers = {
 
 export interface Behavior {
   answer?: string;
+  /** By question; `answer` to any other. */
+  answers?: Record<string, string>;
   exitCode?: number;
   neverHealthy?: boolean;
   healthyAfterMs?: number;
   diesAfterMs?: number;
   answersWrongAfterMs?: number;
   answerMs?: number;
+  /** Of every answer. */
+  status?: number;
   memoryBytes?: number;
+  /** A file that gets a line {text, pictures} a question. */
+  requestLog?: string;
+  /** A file that stands for a GPU with room for one model: whoever starts while another runs on it is out of memory. */
+  gpu?: string;
 }
 
 /** A release of a run whose model behaves so; it answers "right" to everything. */

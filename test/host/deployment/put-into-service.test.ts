@@ -2,13 +2,19 @@ import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globa
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { discardCandidate, startCandidate } from '../../../host/deployment/candidates.ts';
+import {
+  discardCandidate,
+  listCandidates,
+  startCandidate,
+  type RecordedCandidate,
+} from '../../../host/deployment/candidates.ts';
 import { championBefore, readHistory } from '../../../host/deployment/history.ts';
 import { findDeployment, readDeployment, type Deployment, type Release } from '../../../host/deployment/deployments.ts';
-import { deploymentFolder, modelKey } from '../../../host/deployment/model-server.ts';
+import { deploymentFolder, modelKey, serverRuns } from '../../../host/deployment/model-server.ts';
 import { processesWith } from '../../../host/process-table.ts';
 import { settleAbandonedSwap } from '../../../host/deployment/put-into-service.ts';
-import { newFolder } from '../../fixtures/trainers/stand-in.ts';
+import { readJson } from '../../../host/state-file.ts';
+import { eventually, newFolder } from '../../fixtures/trainers/stand-in.ts';
 import {
   answeringRun,
   deploy,
@@ -81,6 +87,35 @@ describe('a swap', () => {
     expect(await events()).toHaveLength(1);
   });
 
+  test('to the model that serves, its server having died, starts that again', async () => {
+    const { api, champion } = await deploy(releaseOf(home, 'one'));
+    process.kill((champion.server as { pid: number }).pid, 'SIGKILL');
+    await eventually(() => servedRuns(home, ['one']).length === 0);
+    await deploy(releaseOf(home, 'one'), { id: 'again' });
+    expect(servedRuns(home, ['one'])).toEqual(['one']);
+    expect(await answeringRun(api.url)).toBe('one');
+  });
+
+  test('to the model that serves, its page having died, leaves its server alone', async () => {
+    const { pageServer, champion } = await deploy(releaseOf(home, 'one'));
+    process.kill((pageServer as { pid: number }).pid, 'SIGKILL');
+    await eventually(async () => !(await serverRuns(pageServer)));
+    const { api, page, champion: after } = await deploy(releaseOf(home, 'one'), { id: 'again' });
+    expect(after.server).toEqual(champion.server);
+    expect(await (await fetch(page.url)).text()).toBe(`chat with cards at ${api.url}`);
+  });
+
+  test('to the same model served otherwise is one as to another, without a failed request', async () => {
+    const one = releaseOf(home, 'one', { healthyAfterMs: 300 });
+    const { api, champion } = await deploy(one);
+    const otherwise = { ...one, serving: { ...one.serving, maxNewTokens: 7 } };
+    await underLoad(api.url, () => swap(otherwise, { id: 'otherwise' }));
+    const now = await current();
+    expect(now.champion.serving.maxNewTokens).toBe(7);
+    expect(now.champion.server).not.toEqual(champion.server);
+    expect(processesWith(one.modelDir)).toHaveLength(1);
+  });
+
   test('in place holds the requests while the champion makes room', async () => {
     const { api } = await deploy(releaseOf(home, 'one'));
     const two = releaseOf(home, 'two', { healthyAfterMs: 700 });
@@ -94,6 +129,7 @@ describe('a candidate that is no good never stays champion', () => {
   const bad: [string, object, 'beside' | 'in-place', RegExp][] = [
     ['cannot be loaded', { exitCode: 1 }, 'beside', /the model cannot be loaded/],
     ['cannot be loaded', { exitCode: 1 }, 'in-place', /the model cannot be loaded/],
+    ['cannot answer', { neverHealthy: true }, 'in-place', /not healthy: 503 /],
   ];
   test.each(bad)('one that %s (%p, %s)', async (_, behavior, placement, message) => {
     const { api } = await deploy(releaseOf(home, 'one'));
@@ -147,11 +183,15 @@ describe('a candidate that is no good never stays champion', () => {
 describe('a worker killed in the middle of a swap', () => {
   const record = () => readDeployment(home, 'cards');
   const candidateFile = (release: Release) =>
-    join(deploymentFolder(home, 'cards'), 'candidates', `${modelKey(release)}.json`);
+    join(deploymentFolder(home, 'cards'), 'candidates', `${modelKey(release, release.place)}.json`);
   const moments: [string, (two: Release) => boolean | Promise<boolean>][] = [
     ['before it starts anything', () => true],
     ['when the candidate has just been started', () => processesWith(releaseFolder(home, 'two')).length > 0],
     ['when the candidate is recorded', (two) => existsSync(candidateFile(two))],
+    [
+      'when the candidate is recorded as healthy',
+      async (two) => typeof (await readJson<RecordedCandidate>(candidateFile(two)))?.server?.port === 'number',
+    ],
     ['when the swap is recorded', async () => (await record())?.champion.runName === 'two'],
     [
       'when the candidate has become champion',
@@ -223,6 +263,30 @@ describe('a candidate', () => {
     await discardCandidate(candidate);
     expect(await held).toBe('one');
     expect(servedRuns(home, ['one', 'two'])).toEqual(['one']);
+  });
+
+  test.each(['beside', 'in-place'] as const)(
+    'whose worker died while it started (%s) is known and can be stopped',
+    async (placement) => {
+      await swapInProcess(releaseOf(home, 'one'), {});
+      const two = releaseOf(home, 'two', { healthyAfterMs: 4_000 });
+      await swapInProcess(two, { placement }, () => servedRuns(home, ['two']).length > 0);
+      const [candidate] = await listCandidates(home);
+      expect(candidate).toMatchObject({ runName: 'two', server: null });
+      await discardCandidate(candidate as RecordedCandidate);
+      expect(servedRuns(home, ['one', 'two'])).toEqual(['one']);
+      expect(await answeringRun((await current()).api.url)).toBe('one');
+      expect(await listCandidates(home)).toEqual([]);
+    },
+  );
+
+  test('is the champion itself where that serves the model already', async () => {
+    const one = releaseOf(home, 'one');
+    const { champion } = await deploy(one);
+    const candidate = await startCandidate(one, one.place, { ...options(), placement: 'in-place' });
+    expect(candidate.server).toEqual(champion.server);
+    await discardCandidate(candidate);
+    expect((await current()).champion).toEqual(champion);
   });
 
   test('runs beside the champion where that fits into memory, else in its place', async () => {
