@@ -49,7 +49,7 @@ export async function runInImage(image: string, entrypoint: string, args: string
 
 /**
  * Start a container in the background; returns its id. Its name is made from its labels, so that there is no second one with
- * the same. `env` reaches it through names alone, so that no value is an argument.
+ * the same. `env` reaches it through names alone, so that no value is an argument. Its log is of limited size.
  */
 export async function startContainer(
   labels: Record<string, string>,
@@ -60,7 +60,9 @@ export async function startContainer(
   const named = ['--name', `temper-${deployment}-${role}-${digestOfValue(labels).slice(0, 8)}`];
   const labelled = Object.entries(labels).flatMap(([label, value]) => ['--label', `${label}=${value}`]);
   const variables = Object.keys(env).flatMap((name) => ['--env', name]);
-  return (await change(['run', '--detach', ...named, ...labelled, ...variables, ...args], { env })).trim();
+  return (
+    await change(['run', '--detach', '--log-driver', 'local', ...named, ...labelled, ...variables, ...args], { env })
+  ).trim();
 }
 
 /** A container's state; undefined when there is none of this id. */

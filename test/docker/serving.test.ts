@@ -4,7 +4,16 @@
  */
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { execa } from 'execa';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -29,6 +38,7 @@ const question = {
 
 /** What these tests look at in `docker inspect`. */
 interface Inspected {
+  Args: string[];
   Config: { User: string; Labels: Record<string, string> };
   HostConfig: {
     Privileged: boolean;
@@ -36,7 +46,6 @@ interface Inspected {
     CapDrop: string[];
     SecurityOpt: string[];
     RestartPolicy: { Name: string };
-    PortBindings: Record<string, { HostIp: string }[]> | null;
   };
   Mounts: { Type: string; Source: string; RW: boolean }[];
   State: { Pid: number };
@@ -171,7 +180,7 @@ describe('what is in service', () => {
     expect(api?.Mounts).toMatchObject([{ Source: champion.modelDir, RW: false }]);
     expect(page?.Mounts.filter(({ Type }) => Type === 'bind')).toEqual([]);
     expect(address?.Mounts.filter(({ Type }) => Type === 'bind')).toMatchObject([{ Source: front.folder }]);
-    expect(api?.HostConfig.PortBindings).toEqual({ '8000/tcp': [expect.objectContaining({ HostIp: '127.0.0.1' })] });
+    expect(api?.Args.join(' ')).toContain('--host 127.0.0.1');
   });
 });
 
@@ -190,10 +199,24 @@ test.each(['champion', 'front', 'page'] as const)('a %s that is killed comes bac
   const container = containerOf({ champion: champion.server, front, page: pageServer }[which]);
   const { State } = await inspect(container);
   await crash(container);
+  const asked =
+    which === 'champion' ? [0, 1, 2].map(() => ask(question, { apiUrl: first.api.url, model: 'cards' })) : [];
   await untilTrue(async () => ![0, State.Pid].includes((await inspect(container)).State.Pid));
   await untilTrue(() => servingRun().then(Boolean, () => false));
   await untilTrue(async () => (await respondsProblem(first.page.url, new AbortController().signal)) === undefined);
+  // Who asks meanwhile waits; only what it was answering is lost.
+  expect((await Promise.all(asked)).map(({ text }) => text)).toEqual(asked.map(() => answer));
   await expectInService(champion.runName);
+});
+
+test('a folder of links, as a base is judged from, is served', async () => {
+  const weights = join(root, 'demo/tiny-qwen3-vl/model.safetensors');
+  const linked = release('linked', (folder) => {
+    rmSync(join(folder, 'model.safetensors'));
+    symlinkSync(weights, join(folder, 'model.safetensors'));
+  });
+  await deploy(linked);
+  await expectInService('linked');
 });
 
 describe('a candidate that is no good never stays champion', () => {

@@ -1,6 +1,7 @@
 import type { EvaluateModelResult } from '../../activities/evaluate-model.ts';
 import type { Activities } from '../../activities/index.ts';
 import { loadConfig } from '../../configs/load.ts';
+import type { Release } from '../../host/deployment/deployments.ts';
 import { checkout } from '../../host/checkout.ts';
 import type { Score } from '../../host/judging/scoring.ts';
 import { join } from 'node:path';
@@ -69,12 +70,8 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
       headline: 'up',
     }),
     discardCandidate: async () => ({ headline: 'discarded' }),
-    planRollback: async () => {
-      throw new Error('not expected');
-    },
-    applyRollback: async () => {
-      throw new Error('not expected');
-    },
+    planRollback: async () => ({ from: {} as Release, to: {} as Release, headline: 'two → one' }),
+    applyRollback: async () => ({ fromRun: 'two', toRun: 'one', apiUrl: '', pageUrl: '', headline: 'done' }),
     requestStop: async () => ({ headline: 'stopping' }),
     recordRun: async () => ({ runDirectory: '/runs/x', headline: 'deployed' }),
     ...changes,
