@@ -28,6 +28,8 @@ DATA_AT_A_STEP = (
     "cannot be broadcast to indexing result",
     "cannot identify image file",
     "image file is truncated",
+    "when reading image file",
+    "failed to read next frame",
     "number of images does not match",
     "number of videos does not match",
 )

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import CallbackHandler
 
 import picture_grids
+import picture_runs
 from checkpoint_room import require_space, require_space_for_all
 from checkpoints import KEEP_AT_LEAST, mark_complete
 from failures import RowError
@@ -26,7 +27,6 @@ from training_run import Interrupted, TrainingRun
 def install(run: TrainingRun, callback: RunCallback, check_rows: Callable[[dict[str, Any]], None]) -> None:
     """Replace what must be replaced, in this process. `check_rows` sees the datasets before the model is loaded."""
     workflow.CustomSeq2SeqTrainer = TokenMeanTrainer
-    picture_grids.install()
     shield_loader_workers()
     read_checkpoints_of_cpu_ranks()
     report_phases(run, check_rows)
@@ -42,7 +42,8 @@ def report_phases(run: TrainingRun, check_rows: Callable[[dict[str, Any]], None]
     @functools.wraps(get_dataset)
     def get_dataset_reported(*args: Any, **kwargs: Any) -> dict[str, Any]:
         run.enter("preprocessing")
-        datasets = get_dataset(*args, **kwargs)
+        with picture_grids.from_headers(), picture_runs.encoded_once():
+            datasets = get_dataset(*args, **kwargs)
         check_rows(datasets)
         run.enter("loading")
         return datasets

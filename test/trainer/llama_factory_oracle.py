@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from datasets import Dataset
 from llamafactory.data import (
     SFTDataCollatorWith4DAttentionMask,
     get_template_and_fix_tokenizer,
@@ -98,6 +99,11 @@ class Oracle:
 
     def ask_whole(self, dataset_dir: Path, name: str, cutoff_len: int = 2048, **options: Any) -> str | int:
         """What the data path says to the dataset as a whole: the error, or the number of rows that are trained on."""
+        tokenized = self.tokenize(dataset_dir, name, cutoff_len, **options)
+        return tokenized if isinstance(tokenized, str) else len(tokenized)
+
+    def tokenize(self, dataset_dir: Path, name: str, cutoff_len: int = 2048, **options: Any) -> str | Dataset:
+        """The tokenized dataset that a training would get, good until the next question; or the error."""
         with _quiet(), self._fresh_cache():
             self._set(dataset_dir, cutoff_len, options)
             self._data_args.dataset = name.split(",")
@@ -106,7 +112,7 @@ class Oracle:
                     self._template, self._model_args, self._data_args, self._training_args, "sft",
                     self._tokenizer, self._processor,
                 )  # fmt: skip
-                return len(module["train_dataset"])
+                return module["train_dataset"]
             except Exception as error:
                 return _describe(error)
 

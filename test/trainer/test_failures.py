@@ -28,6 +28,7 @@ class OutOfMemoryError(RuntimeError):
         (ValueError("Undefined dataset cards"), "preprocessing", "DatasetError", "cards"),
         (RuntimeError("Image features and image tokens do not match"), "training", "DatasetError", "cutoff_len"),
         (OSError("image file is truncated (2 bytes not processed)"), "training", "DatasetError", ""),
+        (OSError("broken data stream when reading image file"), "training", "DatasetError", ""),
         (RuntimeError("CUDA error: too many resources requested for launch"), "training", "TrainerError", "fp16"),
         (RuntimeError("NCCL error"), "training", "TrainerError", "RuntimeError while training: NCCL error"),
         (TemperError("ConfigError", "say this"), "training", "ConfigError", "say this"),

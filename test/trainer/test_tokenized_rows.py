@@ -1,4 +1,4 @@
-"""Claims about trainer/tokenized_rows.py and picture_grids.py: kept rows are the right rows, or none."""
+"""Claims about trainer/tokenized_rows.py: kept rows are the right rows, or none."""
 
 import json
 import os
@@ -186,25 +186,3 @@ def test_leftovers_and_rows_unused_for_a_month_are_tidied_away(kept: Path) -> No
         os.utime(kept.parent / name, (time.time(), time.time() - 31 * 24 * 3600))
     tidy(kept.parent, kept)
     assert {path.name for path in kept.parent.iterdir()} == {"0123", f".89ab.{os.getpid()}"}
-
-
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    import random_qwen3_vl
-
-    return random_qwen3_vl._processor()
-
-
-@pytest.mark.parametrize("max_pixels", [256 * 256, 1024])
-def test_a_pictures_grid_is_told_by_its_header(tmp_path: Path, processor: Any, max_pixels: int) -> None:
-    from llamafactory.data.mm_plugin import Qwen3VLPlugin
-
-    import picture_grids
-
-    plugin = Qwen3VLPlugin("<|image_pad|>", "<|video_pad|>", None)
-    processor.image_max_pixels, processor.image_min_pixels = max_pixels, 32 * 32
-    for width, height in [(w, h) for w in (20, 27, 29, 64, 333, 700) for h in (21, 28, 45, 311, 640)] + [(3000, 12)]:
-        path = tmp_path / f"{width}x{height}.png"
-        Image.new("RGB", (width, height)).save(path)
-        expected = plugin._get_mm_inputs([str(path)], [], [], processor)["image_grid_thw"][0].tolist()
-        assert list(picture_grids.picture_grid(plugin, str(path), processor)) == expected, path.name
