@@ -4,6 +4,7 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 from PIL import Image
+from tqdm import tqdm
 
 TRAINER = Path(__file__).parents[2] / "trainer"
 
@@ -74,6 +76,8 @@ class Training:
             os.dup2(log, 2)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+            # tqdm's own lock is shared with all forks, and one killed while it holds it would stop every later one.
+            tqdm.set_lock(threading.RLock())
             first()
             os._exit(train.main(self.argv(*options)))
         finally:
