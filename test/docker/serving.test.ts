@@ -199,12 +199,12 @@ test.each(['champion', 'front', 'page'] as const)('a %s that is killed comes bac
   const container = containerOf({ champion: champion.server, front, page: pageServer }[which]);
   const { State } = await inspect(container);
   await crash(container);
+  await untilTrue(async () => ![0, State.Pid].includes((await inspect(container)).State.Pid));
   const asked =
     which === 'champion' ? [0, 1, 2].map(() => ask(question, { apiUrl: first.api.url, model: 'cards' })) : [];
-  await untilTrue(async () => ![0, State.Pid].includes((await inspect(container)).State.Pid));
   await untilTrue(() => servingRun().then(Boolean, () => false));
   await untilTrue(async () => (await respondsProblem(first.page.url, new AbortController().signal)) === undefined);
-  // Who asks meanwhile waits; only what it was answering is lost.
+  // Who asks while it starts again waits; only what it was answering when it died is lost.
   expect((await Promise.all(asked)).map(({ text }) => text)).toEqual(asked.map(() => answer));
   await expectInService(champion.runName);
 });
