@@ -1,13 +1,12 @@
 import { CancelledFailure } from '@temporalio/activity';
 import type { ResolvedConfig } from '../configs/schema.ts';
-import type { GoldenQuestion } from '../host/deployment/deployments.ts';
-import { whileLocked } from '../host/lock.ts';
+import { lockDeployment, type GoldenQuestion } from '../host/deployment/deployments.ts';
 import { putIntoService, type SwapResult } from '../host/deployment/put-into-service.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
 import type { EvaluateModelResult } from './evaluate-model.ts';
 import type { ServableModel } from './merge-adapter.ts';
-import { deploymentLock, modelOf, placeOf } from './served-model.ts';
+import { modelOf, placeOf } from './served-model.ts';
 import type { StageContext, StageResult } from './stage.ts';
 
 /** A person's word about a model that waited for it. */
@@ -37,25 +36,17 @@ export interface DeployModelResult extends StageResult {
   pageUrl: string | null;
 }
 
-/** Put the run's model into service under the config's deployment name, and watch it there; see host/put-into-service.ts. */
+/** Put the run's model into service under the config's deployment name, and watch it there; see host/deployment/put-into-service.ts. */
 export async function deployModel(input: DeployModelInput, context: StageContext): Promise<DeployModelResult> {
   const { config, evaluation, approval, digests } = input;
   const { signal, report, run, runName } = context;
   const { name, host, apiPort, pagePort, bakeSeconds, placement } = config.deploy;
   const place = placeOf(config, context);
-  const judged =
-    evaluation === null ? undefined : await readJson<{ golden: GoldenQuestion | null }>(context.run.evaluation);
+  const judged = evaluation === null ? undefined : await readJson<{ golden: GoldenQuestion | null }>(run.evaluation);
   const release = { ...modelOf(input, runName), place, golden: judged?.golden ?? null };
   const options = {
-    ...{
-      id: context.executionId,
-      workflowId: runName,
-      address: { host, apiPort, pagePort },
-      bakeSeconds,
-      placement,
-      signal,
-      report,
-    },
+    ...{ id: context.executionId, workflowId: runName, address: { host, apiPort, pagePort } },
+    ...{ bakeSeconds, placement, signal, report },
     record: {
       digests,
       score: evaluation?.scores.candidate.score ?? null,
@@ -64,9 +55,7 @@ export async function deployModel(input: DeployModelInput, context: StageContext
     },
     isUnwanted: () => isRequestedCancel(signal),
   };
-  const result = await whileLocked(deploymentLock(place), { signal, onWait: waits(report) }, () =>
-    putIntoService(release, options),
-  );
+  const result = await lockDeployment(place, context, () => putIntoService(release, options));
   const described = describe(name, result);
   await writeJson(run.deployment, { ...described, deployment: result.deployment });
   return described;
@@ -77,11 +66,7 @@ function isRequestedCancel({ reason, aborted }: AbortSignal): boolean {
   return aborted && reason instanceof CancelledFailure && reason.message === 'CANCELLED';
 }
 
-export function waits(report: StageContext['report']): () => void {
-  return () => report({ message: 'waiting for another run that works on this deployment' });
-}
-
-export function describe(name: string, result: SwapResult): DeployModelResult {
+function describe(name: string, result: SwapResult): DeployModelResult {
   const { outcome, deployment } = result;
   const apiUrl = deployment?.api.url ?? null;
   const pageUrl = deployment?.page.url ?? null;

@@ -1,12 +1,11 @@
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { discardCandidate as discard, listCandidates, restoreChampionOf } from '../host/deployment/candidates.ts';
 import { addToHistory } from '../host/deployment/history.ts';
-import { whileLocked } from '../host/lock.ts';
+import { lockDeployment } from '../host/deployment/deployments.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
 import type { EvaluateModelResult } from './evaluate-model.ts';
 import type { ServableModel } from './merge-adapter.ts';
-import { waits } from './deploy-model.ts';
-import { deploymentLock, modelOf, placeOf } from './served-model.ts';
+import { modelOf, placeOf } from './served-model.ts';
 import type { StageContext, StageResult } from './stage.ts';
 
 export interface DiscardCandidateInput {
@@ -20,12 +19,12 @@ export interface DiscardCandidateInput {
 /** Stop the run's candidate, if it serves, and have the champion serve if it was stopped for it. The model's folder stays. */
 export async function discardCandidate(input: DiscardCandidateInput, context: StageContext): Promise<StageResult> {
   const { config, rejected } = input;
-  const { signal, report, runName } = context;
+  const { runName } = context;
   const place = placeOf(config, context);
-  return whileLocked(deploymentLock(place), { signal, onWait: waits(report) }, async () => {
+  return lockDeployment(place, context, async () => {
     const candidates = await listCandidates(place.home);
     for (const candidate of candidates.filter((each) => each.runName === runName)) await discard(candidate);
-    await restoreChampionOf(place.home, place.name);
+    const deployment = await restoreChampionOf(place.home, place.name);
     if (rejected === null) return { headline: 'the candidate is stopped' };
     const { why, by, evaluation } = rejected;
     await addToHistory(place.home, place.name, {
@@ -33,7 +32,7 @@ export async function discardCandidate(input: DiscardCandidateInput, context: St
       time: new Date().toISOString(),
       event: 'rejected',
       model: { ...modelOf(input, runName), place, golden: null },
-      serves: (await restoreChampionOf(place.home, place.name))?.champion.runName ?? null,
+      serves: deployment?.champion.runName ?? null,
       score: evaluation?.scores.candidate.score ?? null,
       comparison: evaluation?.comparison ?? null,
       why,

@@ -5,12 +5,12 @@ import { makeBaseOverlay } from '../host/base-overlay.ts';
 import { askAll, type TimedAnswer } from '../host/judging/ask-all.ts';
 import { discardCandidate, restoreChampionOf, startCandidate, type Candidate } from '../host/deployment/candidates.ts';
 import { questionOf, type ChatRow } from '../host/chat-api.ts';
-import type { Deployment, GoldenQuestion } from '../host/deployment/deployments.ts';
+import { lockDeployment, type Deployment, type GoldenQuestion } from '../host/deployment/deployments.ts';
 import { digestOfValue } from '../host/digest.ts';
 import { messageOf } from '../host/errors.ts';
 import { judge, type Verdict } from '../host/judging/gates.ts';
 import { healthFacts } from '../host/deployment/health.ts';
-import { whileLocked } from '../host/lock.ts';
+import { apiKeyOf } from '../host/deployment/serving-options.ts';
 import type { Model, Place } from '../host/deployment/model-server.ts';
 import { scoreWithCommand } from '../host/judging/own-scorer.ts';
 import { pairedBootstrap, type PairedBootstrap } from '../host/judging/paired-bootstrap.ts';
@@ -19,9 +19,8 @@ import type { EvaluatedRow, Evaluation } from '../host/report.ts';
 import { rowScores, scoreRows, type AnsweredRow, type Score } from '../host/judging/scoring.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
-import { waits } from './deploy-model.ts';
 import type { ServableModel } from './merge-adapter.ts';
-import { deploymentLock, modelOf, placeOf } from './served-model.ts';
+import { modelOf, placeOf } from './served-model.ts';
 import type { StageContext, StageResult } from './stage.ts';
 import type { ValidateDatasetResult } from './validate-dataset.ts';
 
@@ -61,7 +60,7 @@ interface EvaluationRecord extends Evaluation {
  */
 export async function evaluateModel(input: EvaluateModelInput, context: StageContext): Promise<EvaluateModelResult> {
   const place = placeOf(input.config, context);
-  return whileLocked(deploymentLock(place), { signal: context.signal, onWait: waits(context.report) }, async () => {
+  return lockDeployment(place, context, async () => {
     const champion = await restoreChampionOf(place.home, place.name);
     if (champion?.champion.modelDigest === input.model.modelDigest) {
       const before = await readJson<EvaluationRecord>(context.run.evaluation);
@@ -186,7 +185,7 @@ function askModel(
   { evaluate: { maxNewTokens } }: ResolvedConfig,
   { report, signal }: StageContext,
 ): Promise<TimedAnswer[]> {
-  const apiKey = serving.apiKeyEnv === undefined ? undefined : process.env[serving.apiKeyEnv];
+  const apiKey = apiKeyOf(serving);
   return askAll(
     rows.map((row) => questionOf(row).question),
     { who, apiUrl: server.url, model: place.name, maxTokens: maxNewTokens, apiKey, signal },

@@ -1,12 +1,9 @@
 import { join } from 'node:path';
 import { addToHistory, championBefore, readHistory } from '../host/deployment/history.ts';
-import { readDeployment, type Release } from '../host/deployment/deployments.ts';
+import { lockDeployment, readDeployment, type Release } from '../host/deployment/deployments.ts';
 import { TemperError } from '../host/errors.ts';
-import { whileLocked } from '../host/lock.ts';
 import { putIntoService } from '../host/deployment/put-into-service.ts';
 import { readJson } from '../host/state-file.ts';
-import { waits } from './deploy-model.ts';
-import { deploymentLock } from './served-model.ts';
 import type { StageContext, StageResult } from './stage.ts';
 
 export interface RollbackInput {
@@ -64,7 +61,7 @@ export async function applyRollback(
   const { from, to } = plan;
   const { home, name } = to.place;
   const record = { why: why ?? 'a person asked for it', ...(by === undefined ? {} : { by }) };
-  return whileLocked(deploymentLock({ home, name }), { signal, onWait: waits(report) }, async () => {
+  return lockDeployment({ home, name }, { signal, report }, async () => {
     const address = (await readDeployment(home, name))?.address;
     if (address === undefined) throw refusal(name, 'it has been taken out of service');
     const result = await putIntoService(to, {

@@ -24,8 +24,3 @@ export function placeOf({ deploy }: ResolvedConfig, { settings, run }: StageCont
   const commands = settings.servingCommands;
   return { home: enabled ? settings.home : run.path, name, runtime, image, ...(commands ? { commands } : {}) };
 }
-
-/** The name of the lock that one activity at a time holds on a deployment. */
-export function deploymentLock({ home, name }: { home: string; name: string }): string {
-  return `deployment ${home} ${name}`;
-}

@@ -83,12 +83,6 @@ export async function containerLabels(id: string): Promise<Record<string, string
   throw new TemperError('DeploymentError', `docker inspect failed: ${startError ?? stderr}`);
 }
 
-/** The host's port that a container's port is published on. */
-export async function publishedPort(id: string, port: number): Promise<number> {
-  const line = (await change(['port', id, `${port}/tcp`])).split('\n')[0] ?? '';
-  return Number(line.slice(line.lastIndexOf(':') + 1));
-}
-
 /** Ids of all containers, running or not, that have every one of these labels. */
 export async function containersWith(labels: Record<string, string>): Promise<string[]> {
   const filters = Object.entries(labels).flatMap(([name, value]) => ['--filter', `label=${name}=${value}`]);

@@ -2,10 +2,8 @@ import { Client, WorkflowNotFoundError } from '@temporalio/client';
 import type { NativeConnection } from '@temporalio/worker';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { deploymentLock } from '../activities/served-model.ts';
 import { discardCandidate, listCandidates } from '../host/deployment/candidates.ts';
-import { readDeployment, recordedDeployments } from '../host/deployment/deployments.ts';
-import { whileLocked } from '../host/lock.ts';
+import { lockDeployment, readDeployment, recordedDeployments } from '../host/deployment/deployments.ts';
 import { settleAbandonedSwap } from '../host/deployment/put-into-service.ts';
 import { runDirectory } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
@@ -44,7 +42,7 @@ async function discardOrphanedCandidates(home: string, client: Client): Promise<
     const { runName, place } = candidate;
     if (!(await isClosed(client, runName))) continue;
     const signal = AbortSignal.timeout(INTERVAL_MS);
-    await whileLocked(deploymentLock(place), { signal }, () => discardCandidate(candidate));
+    await lockDeployment(place, { signal }, () => discardCandidate(candidate));
   }
 }
 
@@ -54,7 +52,7 @@ async function settleAbandonedSwaps(home: string, client: Client): Promise<void>
     const signal = AbortSignal.timeout(INTERVAL_MS);
     const workflowId = (await readDeployment(home, name))?.swap?.workflowId;
     if (workflowId === undefined || !(await isClosed(client, workflowId))) continue;
-    await whileLocked(deploymentLock({ home, name }), { signal }, async () => {
+    await lockDeployment({ home, name }, { signal }, async () => {
       const now = await readDeployment(home, name);
       if (now?.swap?.workflowId === workflowId) await settleAbandonedSwap(now);
     });

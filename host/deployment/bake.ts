@@ -4,6 +4,7 @@ import type { Deployment, GoldenQuestion } from './deployments.ts';
 import { messageOf } from '../errors.ts';
 import { healthProblem } from './health.ts';
 import { serverProblem, type Server } from './model-server.ts';
+import { apiKeyOf } from './serving-options.ts';
 import { matches } from '../judging/scoring.ts';
 
 export interface BakeOptions {
@@ -56,8 +57,7 @@ async function goldenProblem(
   { api, name, champion }: Deployment,
   signal: AbortSignal,
 ): Promise<string | undefined> {
-  const { apiKeyEnv } = champion.serving;
-  const apiKey = apiKeyEnv === undefined ? undefined : process.env[apiKeyEnv];
+  const apiKey = apiKeyOf(champion.serving);
   const { text } = await ask(question, { apiUrl: api.url, model: name, apiKey, signal });
   return matches(text, answer, 'exact')
     ? undefined

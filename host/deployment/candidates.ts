@@ -2,9 +2,9 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { restoreChampion, stopChampion } from './champion.ts';
 import { findDeployment, readDeployment, type Deployment } from './deployments.ts';
-import { digestOfValue } from '../digest.ts';
 import {
   deploymentFolder,
+  isSameModel,
   modelKey,
   serverRuns,
   startModel,
@@ -43,7 +43,7 @@ export async function startCandidate(
 ): Promise<Candidate> {
   const { home, name } = place;
   const running = (await findCandidate(model, place)) ?? (await championAsCandidate(model, place));
-  if (running !== undefined && isServedAlike(running, model, place)) return running;
+  if (running?.modelDir === model.modelDir) return running;
   if (running !== undefined) await discardCandidate(running);
   const champion = await findDeployment(home, name);
   const placement = await choosePlacement(wanted, { ...model, cpu: model.serving.cpu, champion }, signal);
@@ -71,7 +71,7 @@ async function findCandidate(model: Model, place: Place): Promise<Candidate | un
 /** A second server of what is champion already would be one too many. */
 async function championAsCandidate(model: Model, place: Place): Promise<Candidate | undefined> {
   const champion = (await readDeployment(place.home, place.name))?.champion;
-  if (champion === undefined || modelKey(champion, champion.place) !== modelKey(model, place)) return undefined;
+  if (champion === undefined || !isSameModel(champion, { ...model, place })) return undefined;
   const server = await runningServer(champion);
   return server && { ...champion, server, placement: { mode: 'beside', reason: 'it is the champion' } };
 }
@@ -122,12 +122,6 @@ export async function restoreChampionOf(home: string, name: string): Promise<Dep
     await forgetCandidate(candidate, candidate.place);
   }
   return restoreChampion(deployment);
-}
-
-function isServedAlike(candidate: Candidate, model: Model, place: Place): boolean {
-  const decisive = ({ modelDigest, modelDir, serving }: Model, { runtime, image }: Place) =>
-    digestOfValue({ modelDigest, modelDir, serving, runtime, image });
-  return decisive(candidate, candidate.place) === decisive(model, place);
 }
 
 function recordFile(model: Model, place: Place): string {

@@ -12,6 +12,7 @@ import {
   type Place,
   type Server,
 } from './model-server.ts';
+import { whileLocked } from '../lock.ts';
 import { readJson, writeJson } from '../state-file.ts';
 
 /** A question whose right answer is known, asked to see that what serves is well. */
@@ -55,6 +56,16 @@ export interface Deployment {
   /** Set from the swap until the champion has proved itself; `previous` is what comes back if it doesn't. */
   swap: { previous: ReleasedModel | null; since: string; workflowId: string } | null;
   deployedAt: string;
+}
+
+/** Do `work` while nobody else on this host changes this deployment; waits for whoever does. */
+export async function lockDeployment<T>(
+  { home, name }: Pick<Deployment, 'home' | 'name'>,
+  { signal, report = () => {} }: { signal: AbortSignal; report?: (details: Record<string, unknown>) => void },
+  work: () => Promise<T>,
+): Promise<T> {
+  const onWait = () => report({ message: 'waiting for another run that works on this deployment' });
+  return whileLocked(`deployment ${home} ${name}`, { signal, onWait }, work);
 }
 
 /** What is recorded under this name, whether or not it serves. */

@@ -1,5 +1,6 @@
 import { messageOf } from '../errors.ts';
 import { askHttp } from '../http.ts';
+import { apiKeyOf } from './serving-options.ts';
 
 /** Where something listens. */
 export interface Endpoint {
@@ -18,7 +19,7 @@ const HOPELESS_AFTER = 10;
 
 /** Why a model's API is not healthy, which it is once it has answered a question about a picture; undefined when it is. */
 export async function healthProblem(apiUrl: string, signal: AbortSignal): Promise<string | undefined> {
-  return problemOf(`${apiUrl}/health`, signal);
+  return respondsProblem(`${apiUrl}/health`, signal);
 }
 
 /** Tells a model that is loaded and can't answer from one that is still being loaded, problem by problem. */
@@ -30,18 +31,13 @@ export function hopelessness(): (problem: string) => boolean {
   };
 }
 
-/** Why nothing answers at an address; undefined when something does. */
-export async function respondsProblem(url: string, signal: AbortSignal): Promise<string | undefined> {
-  return problemOf(url, signal);
-}
-
 /** The facts of a healthy model's API, told only to who has its key; undefined when it isn't healthy. */
 export async function healthFacts(
   apiUrl: string,
-  { apiKeyEnv }: { apiKeyEnv?: string | undefined },
+  serving: Parameters<typeof apiKeyOf>[0],
   signal: AbortSignal,
 ): Promise<HealthFacts | undefined> {
-  const apiKey = apiKeyEnv === undefined ? undefined : process.env[apiKeyEnv];
+  const apiKey = apiKeyOf(serving);
   const headers: Record<string, string> = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
   try {
     const { status, body } = await askHttp(`${apiUrl}/health`, { headers, signal });
@@ -52,7 +48,8 @@ export async function healthFacts(
   }
 }
 
-async function problemOf(url: string, signal: AbortSignal): Promise<string | undefined> {
+/** Why nothing answers at an address; undefined when something does. */
+export async function respondsProblem(url: string, signal: AbortSignal): Promise<string | undefined> {
   try {
     const { status, body } = await askHttp(url, { signal });
     return status === 200 ? undefined : `${status} ${body}`;

@@ -25,7 +25,14 @@ export interface DeploymentEvent {
 
 /** All events, oldest first; a torn last line, left by a crash, is passed over. */
 export async function readHistory(home: string, name: string): Promise<DeploymentEvent[]> {
-  const text = await readFile(historyFile(home, name), 'utf8').catch(() => '');
+  return eventsIn(await historyText(home, name));
+}
+
+async function historyText(home: string, name: string): Promise<string> {
+  return readFile(historyFile(home, name), 'utf8').catch(() => '');
+}
+
+function eventsIn(text: string): DeploymentEvent[] {
   return text.split('\n').flatMap((line) => {
     try {
       return line === '' ? [] : [JSON.parse(line) as DeploymentEvent];
@@ -37,13 +44,11 @@ export async function readHistory(home: string, name: string): Promise<Deploymen
 
 /** Add an event, unless one of its id is there. */
 export async function addToHistory(home: string, name: string, event: DeploymentEvent): Promise<void> {
-  const history = await readHistory(home, name);
-  if (history.some(({ id }) => id === event.id)) return;
+  const text = await historyText(home, name);
+  if (eventsIn(text).some(({ id }) => id === event.id)) return;
   await mkdir(deploymentFolder(home, name), { recursive: true });
-  const file = historyFile(home, name);
-  const text = await readFile(file, 'utf8').catch(() => '');
   const torn = text !== '' && !text.endsWith('\n');
-  await appendFile(file, `${torn ? '\n' : ''}${JSON.stringify(event)}\n`, { flush: true });
+  await appendFile(historyFile(home, name), `${torn ? '\n' : ''}${JSON.stringify(event)}\n`, { flush: true });
 }
 
 /**

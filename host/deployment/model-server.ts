@@ -104,6 +104,13 @@ function serverFolder(model: Model, place: Place): string {
   return join(deploymentFolder(place.home, place.name), 'servers', modelKey(model, place));
 }
 
+/** Whether two are one model of one run, served in one way. */
+export function isSameModel(one: Model & { place: Place }, other: Model & { place: Place }): boolean {
+  const decisive = ({ runName, modelDigest, serving, place: { runtime, image } }: Model & { place: Place }) =>
+    digestOfValue({ runName, modelDigest, serving, runtime, image });
+  return decisive(one) === decisive(other);
+}
+
 /** Names a model served in one way: a run's base and candidate don't share one, nor do a model and the same served otherwise. */
 export function modelKey({ runName, modelDigest, serving }: Model, { runtime, image }: Place): string {
   return `${runName}-${modelDigest.slice(0, 12)}-${digestOfValue({ serving, runtime, image }).slice(0, 8)}`;

@@ -19,7 +19,15 @@ import {
 } from './deployments.ts';
 import { digestOfValue } from '../digest.ts';
 import { frontServes, pointFront, startFront, stopFront } from './front.ts';
-import { deploymentFolder, serverRuns, startPageServer, stopModel, stopServer, type Server } from './model-server.ts';
+import {
+  deploymentFolder,
+  isSameModel,
+  serverRuns,
+  startPageServer,
+  stopModel,
+  stopServer,
+  type Server,
+} from './model-server.ts';
 
 export interface SwapOptions extends CandidateOptions {
   /** Names this putting into service, so that another attempt at it goes on where the one before was. */
@@ -176,7 +184,8 @@ async function rollBack(
     await stopDeployment(deployment);
     return { outcome: 'rolledBack', why, deployment: null };
   }
-  if (previous.server === null || !(await serverRuns(previous.server))) {
+  const runsBeside = previous.server !== null && (await serverRuns(previous.server));
+  if (!runsBeside) {
     await pointFront(front, 'api', null);
     await retire(champion, front); // its memory may be what the one before needs
   }
@@ -184,7 +193,7 @@ async function rollBack(
   const settled: Deployment = { ...deployment, champion: restored, swap: null };
   await recordDeployment(settled);
   await pointFront(front, 'api', (restored.server as Server).port);
-  await retire(champion, front);
+  if (runsBeside) await retire(champion, front);
   return { outcome: 'rolledBack', why, deployment: settled };
 }
 
@@ -195,12 +204,6 @@ function eventOf(
   { id, record }: Pick<SwapOptions, 'id' | 'record'>,
 ): DeploymentEvent {
   return { id, time: new Date().toISOString(), event, model, serves, ...record };
-}
-
-function isSameModel(one: Release, other: Release): boolean {
-  const decisive = ({ runName, modelDigest, serving, place: { runtime, image } }: Release) =>
-    digestOfValue({ runName, modelDigest, serving, runtime, image });
-  return decisive(one) === decisive(other);
 }
 
 async function isWhole({ front, pageServer, champion }: Deployment): Promise<boolean> {

@@ -27,6 +27,11 @@ export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): Ser
   };
 }
 
+/** The API's key; undefined for one without. */
+export function apiKeyOf({ apiKeyEnv }: Pick<ServingOptions, 'apiKeyEnv'>): string | undefined {
+  return apiKeyEnv === undefined ? undefined : process.env[apiKeyEnv];
+}
+
 /** The flags of serving/serve.py for these options; the key's are left to the runtime. */
 export function servingFlags(options: ServingOptions): string[] {
   const valued = {
