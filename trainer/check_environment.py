@@ -13,7 +13,7 @@ import yaml
 from environment.base import check_base
 from environment.imports import import_item, parser_item, probe
 from environment.items import Item
-from environment.packages import SHOWN, check_packages, installed, packages_digest
+from environment.packages import OPTIONAL, SHOWN, check_packages, installed, packages_digest
 from environment.resources import disk_item, estimate, gpu_items, memory_items
 from protocol import Protocol, TemperError, run
 
@@ -43,7 +43,10 @@ def main(protocol: Protocol) -> dict[str, Any]:
     return {
         "ok": all(item.verdict != "error" for item in items),
         "items": [item.record() for item in items],
-        "versions": {name: installed(name) for name in SHOWN} | answer["versions"] | {"packages": packages_digest()},
+        "versions": {name: installed(name) for name in SHOWN}
+        | {name: found for name in OPTIONAL if (found := installed(name))}
+        | answer["versions"]
+        | {"packages": packages_digest()},
     }
 
 

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import protocol
-from protocol import Protocol, sync_folder, write_whole
+from protocol import Protocol, TemperError, sync_folder, write_whole
 
 MARKER = "temper-checkpoint.json"
+# Written first, so that half a checkpoint of several ranks is known as one.
+RANKS = "temper-ranks.json"
 CHECKPOINT_NAME = re.compile(r"^checkpoint-(\d+)$")
 # Not a name that starts with "checkpoint-": the Trainer's own rotation would count it and delete it.
 ASIDE = "damaged"
@@ -47,11 +49,17 @@ class Verdict:
 
 
 def mark_complete(checkpoint: Path, world_size: int = 1) -> dict[str, Any]:
-    """Make a finished checkpoint durable, then write its marker; returns the marker. Raises OSError.
+    """Make a finished checkpoint durable, then write its marker; returns the marker. Raises OSError and HostError.
 
     The order matters: every file and folder is synced before the marker exists.
     """
     step = step_of(checkpoint)
+    if world_size > 1 and (missing := [name for name in random_states(world_size) if not (checkpoint / name).exists()]):
+        raise TemperError(
+            "HostError",
+            f"{checkpoint.name} lacks {missing[0]}, which another rank has written elsewhere: "
+            "the output folder must be on storage that all hosts share",
+        )
     names = files_of(checkpoint)
     sync_tree(checkpoint)
     marker = {
@@ -64,6 +72,32 @@ def mark_complete(checkpoint: Path, world_size: int = 1) -> dict[str, Any]:
     }
     write_whole(checkpoint / MARKER, json.dumps(marker, indent=1) + "\n")
     return marker
+
+
+def begin(checkpoint: Path, world_size: int) -> None:
+    """Note how many ranks are to write their part into a new checkpoint; one rank needs no note."""
+    if world_size > 1:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        write_whole(checkpoint / RANKS, json.dumps({"worldSize": world_size}) + "\n")
+
+
+def world_size_of(checkpoint: Path) -> int:
+    """How many ranks wrote a checkpoint: by Temper's note, else by the random states in it."""
+    try:
+        return int(json.loads((checkpoint / RANKS).read_bytes())["worldSize"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return max(1, len(list(checkpoint.glob("rng_state_*.pth"))))
+
+
+def shards_of(checkpoint: Path) -> str | None:
+    """What has cut the optimizer's state into one part a rank, or None where every rank had all of it."""
+    if (checkpoint / "latest").exists():
+        return "DeepSpeed"
+    return "FSDP" if any(checkpoint.glob("optimizer_*")) else None
+
+
+def random_states(world_size: int) -> list[str]:
+    return [f"rng_state_{rank}.pth" for rank in range(world_size)] if world_size > 1 else ["rng_state.pth"]
 
 
 def verify(checkpoint: Path) -> Verdict:
@@ -225,8 +259,9 @@ def optimizer_fault(checkpoint: Path) -> str | None:
     if latest.exists():
         sharded = checkpoint / latest.read_text().strip()
         states = sorted(sharded.glob("*.pt")) if sharded.is_dir() else []
-        if not states:
-            return f"DeepSpeed's folder {sharded.name} is missing or empty"
+        ranks = {path.name.split("_mp_rank")[0] for path in states if path.name.endswith("_optim_states.pt")}
+        if len(ranks) < world_size_of(checkpoint):
+            return f"DeepSpeed's folder {sharded.name} lacks optimizer states: it has those of {len(ranks)} GPUs"
     elif folders := sorted(checkpoint.glob("optimizer_*")):
         states = [path for folder in folders for path in sorted(folder.glob("*.pt"))]
     else:
@@ -238,8 +273,11 @@ def optimizer_fault(checkpoint: Path) -> str | None:
 
 
 def random_state_fault(checkpoint: Path) -> str | None:
-    ranks = {path.name for path in checkpoint.glob("rng_state_*.pth")}
-    names = [f"rng_state_{rank}.pth" for rank in range(len(ranks))] if ranks else ["rng_state.pth"]
+    """Several ranks write rng_state_0.pth and so on: one of them alone is half of a checkpoint."""
+    ranks = world_size_of(checkpoint)
+    if any(checkpoint.glob("rng_state_*.pth")):
+        ranks = max(ranks, 2)
+    names = random_states(ranks)
     return next((fault for name in names if (fault := torch_file_fault(checkpoint / name))), None)
 
 

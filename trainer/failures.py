@@ -33,6 +33,7 @@ DATA_AT_A_STEP = (
     "number of images does not match",
     "number of videos does not match",
 )
+LOST_CONNECTION = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited")
 # (what the exception says, what to do about it)
 KNOWN_TRAPS = (
     (
@@ -119,6 +120,16 @@ def is_out_of_memory(exception: BaseException) -> bool:
     if isinstance(exception, MemoryError) or type(exception).__name__ == "OutOfMemoryError":
         return True
     return isinstance(exception, RuntimeError) and any(sign in str(exception).lower() for sign in OUT_OF_MEMORY)
+
+
+def lost_connection(exception: BaseException) -> bool:
+    """Whether it says no more than that another rank, or the network to it, is gone."""
+    causes = list(chain(exception))
+    if any(isinstance(cause, TemperError) for cause in causes):
+        return False
+    names = {type(cause).__name__ for cause in causes}
+    said = [str(cause).lower() for cause in causes]
+    return "DistBackendError" in names or any(sign in each for sign in LOST_CONNECTION for each in said)
 
 
 def is_disk_full(exception: BaseException) -> bool:

@@ -17,11 +17,11 @@ from transformers.trainer_callback import CallbackHandler
 import picture_grids
 import picture_runs
 from checkpoint_room import require_space, require_space_for_all
-from checkpoints import KEEP_AT_LEAST, mark_complete
+from checkpoints import KEEP_AT_LEAST, begin, mark_complete
 from failures import RowError
-from run_callbacks import EvaluationCut, RunCallback, ended_by_early_stopping
+from run_callbacks import EvaluationCut, RunCallback, agree, ended_by_early_stopping
 from token_mean_loss import TokenMeanTrainer
-from training_run import Interrupted, TrainingRun
+from training_run import INTERRUPTED, Interrupted, TrainingRun
 
 
 def install(run: TrainingRun, callback: RunCallback, check_rows: Callable[[dict[str, Any]], None]) -> None:
@@ -162,6 +162,7 @@ def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
         checkpoint = run.output_dir / f"checkpoint-{self.state.global_step}"
         existed = checkpoint.exists()
         try:
+            begin(checkpoint, self.args.world_size)
             save_checkpoint(self, model, trial)
         except Exception:
             # Half a checkpoint was never one; on a full disk its room is needed.
@@ -191,8 +192,8 @@ def save_verified_checkpoints(run: TrainingRun, callback: RunCallback) -> None:
             run.events.emit("checkpoint", checkpoint=checkpoint.name, atStep=state.global_step, sizeBytes=size_bytes)
             while rotations:
                 rotate(**rotations.pop())
-        barrier(args)
-        if run.signal is not None:
+        # A signal may have reached only some ranks: they go on together, or end together.
+        if agree(run.wish(), args) == INTERRUPTED:
             raise Interrupted
         run.enter("training")
         callback.time_from_here()

@@ -3,8 +3,9 @@
     keeper.py --train-dir RUN/train --attempt 1 --owner TOKEN -- python train.py --config …
 
 Start it detached (own session, no terminal). In the train folder it writes trainer.log (appended), process.json (which
-trainer runs) and exit.json (how it ended). SIGTERM asks the trainer to end and kills what has not ended after the
-grace. Exits as the trainer did (128 + the signal's number when killed), or with 75 when the folder stays in use.
+trainer runs), exit.json (how it ended) and trainers.jsonl (both, of all trainers). SIGTERM asks the trainer to end and
+kills what has not ended after the grace. Exits as the trainer did (128 + the signal's number when killed), or with 75
+when the folder stays in use.
 
 Two trainers on one folder are impossible because the lock is held by the open file itself, which trainer and children
 inherit; a keeper that dies takes its trainer along (PDEATHSIG), and the next one kills whatever was left behind.
@@ -57,6 +58,7 @@ def main() -> int:
         os.path.join(train_dir, "process.json"),
         {**who, "bootId": boot_id(), "argv": options.command, "keeper": me, "startedAt": now()},
     )
+    append_json(train_dir, {"type": "started", "pid": pid, "attempt": options.attempt, "at": now()})
     say(log, f"attempt {options.attempt}: started {' '.join(options.command)} as process {pid}")
     release()
 
@@ -75,6 +77,7 @@ def main() -> int:
         },
     )
     ending = f"exit code {exit_code}" if killed_by is None else f"signal {signal.Signals(killed_by).name}"
+    append_json(train_dir, {"type": "ended", "pid": pid, "how": ending, "at": now()})
     say(log, f"attempt {options.attempt}: process {pid} ended with {ending}")
     return exit_code if exit_code is not None else 128 + (killed_by or 0)
 
@@ -299,6 +302,15 @@ def now() -> str:
 
 def write_json(path: str, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def append_json(train_dir: str, content: dict[str, Any]) -> None:
+    """Add a line to trainers.jsonl, the history of all trainers of the folder; the first newline ends a torn line."""
+    history = os.open(os.path.join(train_dir, "trainers.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(history, f"\n{json.dumps(content)}\n".encode())
+    finally:
+        os.close(history)
 
 
 def remove(path: str) -> None:

@@ -36,6 +36,8 @@ class RunCallback(TrainerCallback):
         self.run = run
         self.step_began = time.monotonic()
         self.seconds_per_step = 0.0
+        # What the step at hand asks of the model, by step_work.COUNTS; TokenMeanTrainer tells.
+        self.work: dict[str, int] = {}
 
     @guarded
     def on_train_begin(
@@ -46,7 +48,16 @@ class RunCallback(TrainerCallback):
         self.run.between_steps_only = True
         self.run.step, self.run.max_steps = state.global_step, state.max_steps
         parameters = kwargs["model"].parameters()
-        self.run.trainable_parameters = sum(item.numel() for item in parameters if item.requires_grad)
+        # ZeRO stage 3 leaves an empty shell of a parameter, with its size beside it.
+        sizes = [getattr(item, "ds_numel", None) or item.numel() for item in parameters if item.requires_grad]
+        self.run.trainable_parameters = sum(sizes)
+        self.run.events.emit(
+            "setup",
+            device=device_name(),
+            devices=args.world_size,
+            precision=precision_of(args, kwargs["model"]),
+            trainableParameters=self.run.trainable_parameters,
+        )
         self.run.enter("training")
         self.step_began = time.monotonic()
 
@@ -83,6 +94,7 @@ class RunCallback(TrainerCallback):
             maxSteps=state.max_steps,
             secondsPerStep=round(self.seconds_per_step, 4),
             **({"tokens": state.num_input_tokens_seen} if state.num_input_tokens_seen else {}),
+            **({"work": self.work} if self.work else {}),
             **memory(),
         )
 
@@ -128,6 +140,18 @@ def agree(wish: int, args: TrainingArguments) -> int:
     shared = torch.tensor(wish, device=args.device)
     torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
     return int(shared.item())
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def precision_of(args: TrainingArguments, model: torch.nn.Module) -> str:
+    """What the matrix products are done in: bf16, fp16 or fp32; without autocast the base's own type."""
+    if args.bf16 or args.fp16:
+        return "bf16" if args.bf16 else "fp16"
+    weights = next((item.dtype for item in model.parameters() if item.is_floating_point()), torch.float32)
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(weights, "fp32")
 
 
 def memory() -> dict[str, int]:

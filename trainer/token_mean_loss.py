@@ -9,6 +9,11 @@ import torch
 from llamafactory.extras.constants import IGNORE_INDEX
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from torch.nn.functional import cross_entropy, pad
+from transformers.trainer_utils import has_length
+
+import step_work
+from rounding import leave_casts_to_autocast, round_as_eager_kernels_do
+from run_callbacks import RunCallback
 
 
 class TokenMeanTrainer(CustomSeq2SeqTrainer):
@@ -25,6 +30,10 @@ class TokenMeanTrainer(CustomSeq2SeqTrainer):
         if self.token_mean:
             self.compute_loss_func = token_mean_loss
         self.can_skip_logits = takes_logits_to_keep(self.model)
+        if self.args.bf16 or self.args.fp16:
+            leave_casts_to_autocast(self.model)
+        if self.args.torch_compile and torch.cuda.is_available():
+            round_as_eager_kernels_do()
         self.positions: deque[torch.Tensor] = deque()
 
     def get_batch_samples(
@@ -32,13 +41,39 @@ class TokenMeanTrainer(CustomSeq2SeqTrainer):
     ) -> tuple[list[Any], torch.Tensor | int | None]:
         """Fetch a step's micro-batches, and ask the GPU all that must be known of them at once, while it is idle."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.leave_out_repeated_rows(batches[-1]):
+            count = self._get_num_items_in_batch(batches, device)
         self.positions.clear()
         if batches and self.token_mean and self.can_skip_logits:
             self.positions.extend(answer_positions([batch["labels"] for batch in batches]))
-        if batches and self.args.include_num_input_tokens_seen == "no":
-            tokens = torch.stack([real_tokens(batch) for batch in batches]).sum().to(device)
-            self.state.num_input_tokens_seen += int(self.accelerator.reduce(tokens, reduction="sum").item())
+        if batches:
+            self.note_work(batches, device)
         return batches, count
+
+    def leave_out_repeated_rows(self, batch: dict[str, Any]) -> bool:
+        """Take the labels off rows that only fill an epoch's last batches up; True where all must count anew.
+
+        Every rank must have as many rows as the others, so the first ones of the epoch come once more at its end.
+        Without labels they weigh nothing, and the last step is that of one process.
+        """
+        ranks = self.accelerator.num_processes
+        ends_epoch = ranks > 1 and self.accelerator.gradient_state.end_of_dataloader
+        if not (ends_epoch and self.token_mean and has_length(self.train_dataset)) or self.args.dataloader_drop_last:
+            return False
+        rows = batch["labels"].shape[0]
+        left = len(self.train_dataset) % (rows * ranks) or rows * ranks
+        mine = min(max(left - self.accelerator.process_index * rows, 0), rows)
+        batch["labels"][mine:] = IGNORE_INDEX
+        return True
+
+    def note_work(self, batches: list[Any], device: torch.device) -> None:
+        counts = step_work.counted(batches, list(self.positions)).to(device)
+        work = step_work.named(self.accelerator.reduce(counts, reduction="sum").tolist())
+        if self.args.include_num_input_tokens_seen == "no":
+            self.state.num_input_tokens_seen += work["tokens"]
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, RunCallback):
+                callback.work = work
 
     def compute_loss(
         self,
@@ -82,9 +117,11 @@ def token_mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torc
 def answer_positions(batches: list[torch.Tensor]) -> list[torch.Tensor]:
     """For each micro-batch's labels (rows, tokens) the positions whose next token is an answer's in some row.
 
-    One wait for the device, however many micro-batches.
+    At least one, which the loss passes over where no row has an answer. One wait for the device for all micro-batches.
     """
     wanted = [(labels[:, 1:] != IGNORE_INDEX).any(dim=0) for labels in batches]
+    for each in wanted:
+        each[:1] |= ~each.any()
     on_host = torch.cat(wanted).cpu().split([len(each) for each in wanted])
     return [
         each.nonzero().squeeze(1).to(labels.device, non_blocking=True)
@@ -95,12 +132,6 @@ def answer_positions(batches: list[torch.Tensor]) -> list[torch.Tensor]:
 def next_tokens(labels: torch.Tensor) -> torch.Tensor:
     """The label of each position's next token; the last one has none."""
     return pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-
-
-def real_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """How many tokens of a micro-batch are no padding; packed rows, whose mask has four dimensions, have none."""
-    mask = batch.get("attention_mask")
-    return mask.sum() if mask is not None and mask.dim() == 2 else torch.tensor(batch["input_ids"].numel())
 
 
 def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

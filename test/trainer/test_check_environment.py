@@ -146,6 +146,28 @@ def test_optional_packages_are_asked_for_only_when_the_config_needs_them(
     assert package not in {item.name for item in check_packages({})}
 
 
+def test_a_tracker_that_is_missing_is_told_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.packages, "install_command", lambda *names: "npm run setup")
+    monkeypatch.setattr(environment.packages, "installed", lambda name: None)
+    [item] = environment.packages.check_optional({"report_to": "trackio"})
+    assert item.fix == "npm run setup:trackers, or remove report_to: trackio"
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"), [({}, True), ({"WANDB_API_KEY": "k"}, False), ({"WANDB_MODE": "offline"}, False)]
+)
+def test_a_tracker_without_a_key_is_a_warning_unless_offline_is_meant(
+    variables: dict[str, str], warned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    items = environment.packages.check_tracker_keys({"report_to": ["wandb", "tensorboard"]})
+    assert [item.name for item in items] == (["wandb's key"] if warned else [])
+
+
 @pytest.mark.parametrize(
     ("message", "config", "says", "mend"),
     [

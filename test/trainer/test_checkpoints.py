@@ -197,11 +197,11 @@ def test_marks_after_everything_is_on_disk(tmp_path: Path, monkeypatch: pytest.M
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
-    marker = mark_complete(folder, world_size=2)
+    marker = mark_complete(folder)
     marked_at = next(index for index, path in enumerate(synced) if MARKER in path)
     assert {str(folder / name) for name in FILES} | {str(folder), str(tmp_path)} <= set(synced[:marked_at])
     assert synced[marked_at + 1 :] == [str(folder)]
-    assert (marker["step"], marker["worldSize"], set(marker["files"])) == (10, 2, set(FILES))
+    assert (marker["step"], marker["worldSize"], set(marker["files"])) == (10, 1, set(FILES))
     assert marker["sizeBytes"] == sum((folder / name).stat().st_size for name in FILES)
 
 

@@ -67,6 +67,11 @@ def test_rows_have_the_tokens_that_llama_factory_gives_them(
     rows = oracle.ask(folder, "x").rows
     assert report["tokens"]["total"] == sum(len(row.tokens) for row in rows)
     assert report["tokens"]["answers"] == sum(label != -100 for row in rows for label in row.labels)
+    by_length: dict[int, list[int]] = {}
+    for tokenized in rows:
+        by_length.setdefault(len(tokenized.tokens), []).append(sum(label != -100 for label in tokenized.labels))
+    lengths = [[length, len(answers), max(answers)] for length, answers in sorted(by_length.items())]
+    assert report["tokens"]["lengths"] == lengths
     for cutoff_len in (60, 110, 130):
         fates = [row.fate for row in oracle.ask(folder, "x", cutoff_len - bool(options.get("packing"))).rows]
         report = judge(folder, tmp_path / "out", model=BASE, template=template, cutoff_len=cutoff_len, **ours)

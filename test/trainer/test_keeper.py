@@ -15,7 +15,9 @@ import pytest
 
 KEEPER = Path(__file__).parents[2] / "trainer" / "keeper.py"
 SLEEPS = "import time; time.sleep(120)"
-IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(120)"
+IGNORES_SIGTERM = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(120)"
+)
 # A daemon: new session, parent gone, all descriptors but the standard ones closed.
 LEAVES_A_DAEMON = """
 import os, subprocess, sys, time
@@ -86,7 +88,9 @@ def tagged_with(train_dir: Path) -> list[int]:
 
 def test_records_which_trainer_runs_and_how_it_ended(train_dir: Path) -> None:
     (train_dir / "exit.json").write_text("{}")
-    keeper = keep(train_dir, "import sys, time; print('out'); print('err', file=sys.stderr); time.sleep(.3); sys.exit(3)")
+    keeper = keep(
+        train_dir, "import sys, time; print('out'); print('err', file=sys.stderr); time.sleep(.3); sys.exit(3)"
+    )
     until((train_dir / "process.json").exists)
     assert not (train_dir / "exit.json").exists()
     process = read(train_dir, "process.json")
@@ -96,7 +100,7 @@ def test_records_which_trainer_runs_and_how_it_ended(train_dir: Path) -> None:
     assert process["argv"][:2] == [sys.executable, "-c"]
     assert (process["attempt"], process["owner"], process["keeper"]["pid"]) == (1, "owner-1", keeper.pid)
     assert process["startedAt"].endswith("Z")
-    assert os.getsid(process["pid"]) == process["pid"]
+    until(lambda: os.getsid(process["pid"]) == process["pid"])
 
     assert keeper.wait() == 3
     ended = read(train_dir, "exit.json")
@@ -120,6 +124,22 @@ def test_tells_every_ending_apart(
     assert keep(train_dir, code).wait() == status
     ended = read(train_dir, "exit.json")
     assert (ended["exitCode"], ended["signal"]) == (exit_code, killed_by)
+
+
+def test_keeps_the_history_of_all_trainers_even_after_a_torn_line(train_dir: Path) -> None:
+    assert keep(train_dir, "pass").wait() == 0
+    first = read(train_dir, "exit.json")["pid"]
+    with open(train_dir / "trainers.jsonl", "a") as history:
+        history.write('{"type": "ended", "pi')
+    assert keep(train_dir, "import os; os.kill(os.getpid(), 9)", attempt=2).wait() == 137
+    second = read(train_dir, "exit.json")
+    lines = [line for line in (train_dir / "trainers.jsonl").read_text().split("\n") if line.endswith("}")]
+    told = [json.loads(line) for line in lines]
+    assert [(each["type"], each["pid"]) for each in told] == [
+        ("started", first), ("ended", first), ("started", second["pid"]), ("ended", second["pid"]),
+    ]  # fmt: skip
+    assert told[2]["attempt"] == 2 and told[3]["how"] == "signal SIGKILL"
+    assert all(before["at"] <= after["at"] for before, after in zip(told, told[1:], strict=False))
 
 
 def test_says_so_when_the_program_does_not_exist(train_dir: Path) -> None:
@@ -204,7 +224,9 @@ def test_two_keepers_at_once_never_run_two_trainers(train_dir: Path) -> None:
     code = f"import os, time; os.close(os.open({str(mark)!r}, os.O_CREAT | os.O_EXCL)); time.sleep(.2); os.unlink({str(mark)!r})"
     keepers = [keep(train_dir, code, attempt=attempt) for attempt in range(1, 9)]
     assert [keeper.wait(timeout=30) for keeper in keepers] == [0] * 8
-    assert sorted(line.split("attempt ")[1][0] for line in log(train_dir).splitlines() if "started" in line) == list("12345678")
+    assert sorted(line.split("attempt ")[1][0] for line in log(train_dir).splitlines() if "started" in line) == list(
+        "12345678"
+    )
 
 
 def test_a_keeper_that_waited_in_vain_exits_75_and_names_the_holder(train_dir: Path) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,34 +14,7 @@ import pytest
 
 from training import TRAINER, Training, apart, make_dataset
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model; makes LLaMA-Factory warm for the forked trainers, too."""
-    import torch
-
-    import hooks  # noqa: F401
-    from random_qwen3_vl import save_random_model
-
-    return save_random_model(tmp_path_factory.mktemp("base") / "model", dtype=torch.float32, processor=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("data") / "cards")
-
-
-@pytest.fixture(scope="module")
-def new(folder: Path, base: Path, dataset: Path) -> Callable[..., Training]:
-    return lambda name, **options: Training(folder / name, base, dataset, **options)
 
 
 @pytest.fixture(scope="module")
@@ -383,29 +355,3 @@ def test_sigterm_in_an_evaluation_saves_the_step_before_it(
     assert training.events()[-1]["atStep"] == 3 and training.events("checkpoint")[-1]["atStep"] == 3
     assert training.run("--attempt", "2") == 0, training.log()
     assert apart(undisturbed.losses(), training.losses()) <= 1e-6
-
-
-def test_two_ranks_stop_at_the_same_step_and_nothing_of_them_is_left(new: Callable[..., Training]) -> None:
-    """On SIGTERM to the keeper; each rank has its own session and its data loader's worker."""
-    training = new("ranks", max_steps=500, dataloader_num_workers=1)
-    keeper = [sys.executable, TRAINER / "keeper.py", "--train-dir", training.folder, "--attempt", "1", "--owner", "me", "--"]
-    with subprocess.Popen([*keeper, sys.executable, TRAINER / "train.py", *training.argv("--processes", "2")]) as kept:
-        while len(training.losses()) < 2:
-            assert kept.poll() is None, training.log()
-            time.sleep(0.05)
-        kept.terminate()
-    interrupted = training.events()[-1]
-    assert (interrupted["type"], interrupted["signal"]) == ("interrupted", "SIGTERM"), interrupted
-    checkpoint = training.output / f"checkpoint-{interrupted['atStep']}"
-    marker = json.loads((checkpoint / "temper-checkpoint.json").read_text())
-    assert marker["worldSize"] == 2 and {"rng_state_0.pth", "rng_state_1.pth"} <= set(marker["files"])
-    assert json.loads((training.folder / "exit.json").read_text())["stoppedBySignal"] == "SIGTERM"
-    environments = [path / "environ" for path in Path("/proc").iterdir() if path.name.isdigit()]
-    assert not [path for path in environments if str(training.folder).encode() in read_if_there(path)]
-
-
-def read_if_there(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dataset import pictures, tokens
 from dataset.columns import Conflict, extend, fits
 from dataset.json_files import iter_array
 from dataset.late_columns import LateColumns
+from dataset.report import picture_sizes
 from dataset.rows_digest import digest_of_folder
 from dataset.split import is_held_out
 from dataset_cases import (
@@ -311,6 +313,24 @@ def test_a_picture_that_is_gone_since_is_named_with_its_row(tmp_path: Path) -> N
     (folder / "b.png").unlink()
     with pytest.raises(TemperError, match=r"train\.jsonl row 1 shows .*b\.png: No such file"):
         digest_of_folder(tmp_path / "out")
+
+
+def test_the_report_has_the_sizes_of_the_pictures(tmp_path: Path) -> None:
+    folder = pictures_dataset(tmp_path, 3)
+    Image.new("RGB", (300, 200)).save(folder / "1.png")
+    sizes = validate(folder)["pictures"]["sizes"]
+    assert [300, 200, 1] in sizes
+    assert sum(count for _, _, count in sizes) == 3
+
+
+def test_of_many_picture_sizes_near_ones_share_a_line_and_none_is_lost() -> None:
+    counts = Counter({(width, 2 * width): 3 for width in range(1, 5_001)})
+    lines = picture_sizes(counts)
+    assert 250 <= len(lines) <= 500
+    assert sum(count for _, _, count in lines) == 15_000
+    assert lines == sorted(lines)
+    assert lines[-1][:2] == [5_000, 10_000]
+    assert picture_sizes(Counter({(2, 1): 1, (1, 1): 2})) == [[1, 1, 2], [2, 1, 1]]
 
 
 def test_an_unchanged_dataset_is_not_judged_again_and_a_changed_picture_is(

@@ -76,8 +76,7 @@ class Training:
             os.dup2(log, 2)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-            # tqdm's own lock is shared with all forks, and one killed while it holds it would stop every later one.
-            tqdm.set_lock(threading.RLock())
+            own_progress_bars()
             first()
             os._exit(train.main(self.argv(*options)))
         finally:
@@ -90,12 +89,23 @@ class Training:
     def kill_at_step(self, step: int, signal: int, *options: str) -> int:
         """Start, send the signal as soon as the step's event is there, and return the exit status."""
         pid = self.start(*options)
+        self.wait_for_step(step, pid)
+        os.kill(pid, signal)
+        return ended(pid)
+
+    def wait_for_step(self, step: int, pid: int) -> None:
         deadline = time.monotonic() + 120
         while not any(event["step"] >= step for event in self.events("step")):
             assert os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline, self.log()
             time.sleep(0.005)
-        os.kill(pid, signal)
-        return ended(pid)
+
+    def run_ranks(self, count: int, *options: str) -> int:
+        return ended(self.start_ranks(count, *options))
+
+    def start_ranks(self, count: int, *options: str) -> int:
+        """As `start`, with ranks that torch's agent forks off the warm trainer."""
+        options = ("--processes", str(count), *options)
+        return self.start(*options, first=lambda: fork_ranks(self.argv(*options)))
 
     def events(self, type: str | None = None) -> list[dict[str, Any]]:
         path = self.folder / "events.jsonl"
@@ -108,6 +118,33 @@ class Training:
 
     def log(self) -> str:
         return (self.folder / "trainer.log").read_text()[-4000:]
+
+
+def fork_ranks(argv: list[str]) -> None:
+    """Have this trainer's ranks forked off it, instead of starting a Python for each."""
+    import launch
+
+    launch.program = lambda: (forked_rank, [argv])
+
+
+def forked_rank(argv: list[str]) -> None:
+    import train
+
+    own_progress_bars()
+    code = train.main(argv)
+    sys.stdout.flush()
+    if code:
+        os._exit(code)
+
+
+def own_progress_bars() -> None:
+    """Give this fork locks of its own: tqdm's are shared, and a fork killed while it holds one would stop every later one."""
+    lock = threading.RLock()
+    classes = [tqdm]
+    while classes:
+        kind = classes.pop()
+        kind.set_lock(lock)  # a class that was used in a thread pool has a lock beside its parent's
+        classes += kind.__subclasses__()
 
 
 def ended(pid: int) -> int:

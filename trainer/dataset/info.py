@@ -74,14 +74,15 @@ def read_entries(dataset_dir: Path, names: list[str]) -> tuple[list[Entry], list
             fix = f"Did you mean {near!r}?" if near else f"It has: {', '.join(sorted(info)) or 'nothing'}"
             problems.append(Problem("dataset-undefined", what, fix.rstrip("."), dataset=name, file=INFO_FILE))
             continue
-        entry, found = _read_entry(name, info[name])
+        entry, found = read_entry(name, info[name])
         problems += found
         if entry is not None:
             entries.append(entry)
     return entries, problems
 
 
-def _read_entry(name: str, raw: Any) -> tuple[Entry | None, list[Problem]]:
+def read_entry(name: str, raw: Any) -> tuple[Entry | None, list[Problem]]:
+    """One entry as LLaMA-Factory reads it, None where its rows can't be judged; and what is wrong with it."""
     problems: list[Problem] = []
 
     def problem(code: str, what: str, fix: str, **more: Any) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from dataset.late_columns import LateColumns
 from dataset.media import Locator, MediaFinder
 from dataset.pictures import PICTURES
 from dataset.problems import Problem
-from dataset.report import LineFile, ProblemLog, TokenReport, result_of
+from dataset.report import LineFile, ProblemLog, TokenReport, picture_sizes, result_of
 from dataset.rows import Row, check_media, check_text, clips_of
 from dataset.selection import NoSuchSplit, Taken, select
 from dataset.settings import Settings
@@ -434,6 +435,7 @@ class Judge:
             "widths": [min(p.width for p in pictures), max(p.width for p in pictures)],
             "heights": [min(p.height for p in pictures), max(p.height for p in pictures)],
             "medianPixels": pixels[len(pixels) // 2],
+            "sizes": picture_sizes(Counter((picture.width, picture.height) for picture in pictures)),
         }
 
     def _refusal(self, report: dict[str, Any]) -> str:

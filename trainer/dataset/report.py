@@ -119,6 +119,8 @@ class TokenReport:
 
     def __init__(self) -> None:
         self._lengths: Counter[int] = Counter()
+        self._longest_answers: dict[int, int] = {}
+        self._shortest_prompt: int | None = None
         self.media = 0
         self.answers = 0
         self.cut_rows = 0
@@ -126,6 +128,9 @@ class TokenReport:
     def add(self, total: int, answers: int, media: int, cut: bool) -> None:
         """Note one row."""
         self._lengths[total] += 1
+        self._longest_answers[total] = max(answers, self._longest_answers.get(total, 0))
+        prompt = total - answers
+        self._shortest_prompt = prompt if self._shortest_prompt is None else min(prompt, self._shortest_prompt)
         self.answers += answers
         self.media += media
         self.cut_rows += cut
@@ -150,8 +155,34 @@ class TokenReport:
             "cutoffLen": cutoff_len,
             "cutRows": self.cut_rows,
             "suggestedCutoffLen": max(64, -(-(longest + spare) // 64) * 64),
+            "shortestPrompt": self._shortest_prompt,
             "histogram": _histogram(lengths),
+            "lengths": self._by_length(lengths),
         }
+
+    def _by_length(self, lengths: list[tuple[int, int]], most: int = 1000) -> list[list[int]]:
+        """[tokens, rows, longest answer] from the shortest row up; near lengths share a line where there are many."""
+        width = max(1, -(-(lengths[-1][0] - lengths[0][0] + 1) // most))
+        lines: dict[int, list[int]] = {}
+        for length, count in lengths:
+            line = lines.setdefault((length - lengths[0][0]) // width, [0, 0, 0])
+            line[0] = length
+            line[1] += count
+            line[2] = max(line[2], self._longest_answers[length])
+        return list(lines.values())
+
+
+def picture_sizes(counts: Counter[tuple[int, int]], most: int = 500) -> list[list[int]]:
+    """[width, height, pictures] from the narrowest up; where there are many sizes, near ones share the largest."""
+    cell = 1
+    while True:
+        lines: dict[tuple[int, int], list[int]] = {}
+        for (width, height), count in counts.items():
+            line = lines.setdefault((width // cell, height // cell), [0, 0, 0])
+            line[0], line[1], line[2] = max(line[0], width), max(line[1], height), line[2] + count
+        if len(lines) <= most:
+            return sorted(lines.values())
+        cell *= 2
 
 
 def _quantile(lengths: list[tuple[int, int]], rows: int, share: float) -> int:
@@ -164,7 +195,7 @@ def _quantile(lengths: list[tuple[int, int]], rows: int, share: float) -> int:
 
 
 def _histogram(lengths: list[tuple[int, int]], bars: int = 20) -> list[dict[str, int]]:
-    """Equal bars from the shortest to the longest row: {"from", "to" (inclusive), "rows"}."""
+    """Equal bars over (value, how often it is there), from the smallest on: {"from", "to" (inclusive), "rows"}."""
     low, high = lengths[0][0], lengths[-1][0]
     width = max(1, -(-(high - low + 1) // bars))
     rows = Counter[int]()

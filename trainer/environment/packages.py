@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import os
 import sys
 import sysconfig
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -12,8 +13,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from environment.items import Item, install_command
+from trackers import reporters, swanlab_is_offline, wandb_is_offline
 
 SHOWN = ("torch", "torchvision", "torchaudio", "transformers", "llamafactory", "peft", "accelerate", "trl", "datasets")
+OPTIONAL = ("flash-attn", "deepspeed", "bitsandbytes")
 
 # LLaMA-Factory 0.9.5, extras/misc.py; used only if the installed one's own list cannot be read.
 _WINDOWS = (
@@ -51,6 +54,8 @@ REPORTERS = {
     "codecarbon": "codecarbon",
     "dvclive": "dvclive",
 }
+# What `npm run setup:trackers` installs.
+TRACKERS = ("mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 
 def installed(name: str) -> str | None:
@@ -82,6 +87,7 @@ def check_packages(config: dict[str, Any]) -> list[Item]:
     items += _check_torch()
     items += _check_windows()
     items += check_optional(config)
+    items += check_tracker_keys(config)
     return items
 
 
@@ -171,7 +177,9 @@ def check_optional(config: dict[str, Any]) -> list[Item]:
     reporters = config.get("report_to") or []
     for reporter in [reporters] if isinstance(reporters, str) else reporters:
         if reporter in REPORTERS:
-            wanted[REPORTERS[reporter]] = f"report_to: {reporter}"
+            # The client alone is a package of its own.
+            skinny = reporter == "mlflow" and installed("mlflow") is None and installed("mlflow-skinny") is not None
+            wanted["mlflow-skinny" if skinny else REPORTERS[reporter]] = f"report_to: {reporter}"
     items = []
     for package, reason in wanted.items():
         found = installed(package)
@@ -182,6 +190,8 @@ def check_optional(config: dict[str, Any]) -> list[Item]:
                 item.verdict = "warning"
                 item.needed += "; without it LLaMA-Factory falls back to another attention with a warning"
                 item.fix = "Set flash_attn: sdpa, which Qwen3-VL runs well with"
+            elif item.fix.startswith("npm") and package in TRACKERS:
+                item.fix = f"npm run setup:trackers, or remove {reason}"
             elif item.fix.startswith("npm"):
                 item.fix = f"uv pip install --python {sys.executable} {package}, or remove {reason}"
         items.append(item)
@@ -189,3 +199,19 @@ def check_optional(config: dict[str, Any]) -> list[Item]:
         what = "enable_liger_kernel does nothing for Qwen3-VL in LLaMA-Factory"
         items.append(Item("liger kernel", "enabled", what, "warning", "Remove enable_liger_kernel"))
     return items
+
+
+def check_tracker_keys(config: dict[str, Any]) -> list[Item]:
+    """A tracker that would send what it is told, and has no key to do so."""
+    is_offline = {"wandb": wandb_is_offline, "swanlab": swanlab_is_offline}
+    return [
+        Item(
+            f"{tracker}'s key",
+            "none: what it is told stays in the run's train/trackers",
+            "a key to send it with, or offline said to be meant",
+            "warning",
+            f"set {tracker.upper()}_API_KEY or {tracker.upper()}_MODE=offline where the worker is started",
+        )
+        for tracker in reporters(config)
+        if tracker in is_offline and is_offline[tracker]() and f"{tracker.upper()}_MODE" not in os.environ
+    ]

@@ -9,6 +9,7 @@ from typing import Any
 from checkpoints import KEEP_AT_LEAST
 from disk_room import free_bytes
 from environment.items import Item
+from environment.packages import installed
 from merge.safetensors_file import FLOATS, StoredTensor, read_folder
 from protocol import TemperError
 
@@ -55,7 +56,7 @@ def estimate(config: dict[str, Any], model: Path, on_cpu: bool) -> Needs | None:
     width = config["quantization_bit"] / 8 if config.get("quantization_bit") else 2 if halved else 4
     # Trained weights, their gradients and Adam's two states are fp32, unless all of it is bf16.
     item = 2 if config.get("pure_bf16") else 4
-    rows = int(config.get("per_device_train_batch_size") or 8)
+    rows = int(config.get("per_device_train_batch_size") or 1)  # left open, the plan chooses it
     vocabulary = max((tensor.shape[0] for tensor in tensors if tensor.name.endswith("embed_tokens.weight")), default=0)
     return Needs(
         parameters=parameters,
@@ -179,11 +180,12 @@ def gpu_items(needs: Needs | None, gpus: list[dict[str, Any]], cuda: str | None)
             item.verdict, item.fix = "error", "Install a newer NVIDIA driver, or a torch with an older CUDA"
         items.append(item)
     for gpu in gpus if needs is not None else []:
-        items.append(_gpu_memory(needs, gpu))
+        items.append(_gpu_memory(needs, gpu, may_share=len(gpus) > 1 or installed("deepspeed") is not None))
     return items
 
 
-def _gpu_memory(needs: Needs, gpu: dict[str, Any]) -> Item:
+def _gpu_memory(needs: Needs, gpu: dict[str, Any], may_share: bool) -> Item:
+    """Whether weights and states fit; where GPUs may share them, the plan decides, after the rows are known."""
     least = needs.weights + needs.states + _GPU_START_BYTES
     free = gpu["freeMemoryBytes"]
     held = [f"{each['name']} (pid {each['pid']}) {each['bytes'] / GB:.1f} GB" for each in gpu.get("holders", [])]
@@ -194,7 +196,7 @@ def _gpu_memory(needs: Needs, gpu: dict[str, Any]) -> Item:
         f"{least / GB:.1f} GB for weights and states, up to {needs.logits / GB:.1f} GB more for the longest rows",
     )
     if free < least:
-        item.verdict = "error"
+        item.verdict = "warning" if may_share else "error"
         item.fix = (
             "Stop what holds the GPU's memory" if held else "Take a smaller base, LoRA, or a GPU with more memory"
         )
