@@ -16,13 +16,14 @@ from fastapi.responses import JSONResponse
 from llamafactory.api import app as factory_app
 from llamafactory.api import chat as factory_chat
 from llamafactory.chat import ChatModel
+from llamafactory.chat.base_engine import Response
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_request import ServedChatRequest
-from engine import GenerationError, RequestError, Response
+from generation import GenerationError, RequestError
 from health import Health
 
 logger = logging.getLogger("serving")

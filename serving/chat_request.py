@@ -6,7 +6,7 @@ from llamafactory.api.protocol import ChatCompletionRequest, ChatMessage, Multim
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 from pydantic import BaseModel, Field, model_validator
 
-from engine import RequestError
+from generation import RequestError
 from pictures import PictureError, normalize_picture
 
 MAX_PICTURES = 32

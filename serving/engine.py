@@ -3,48 +3,35 @@
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from llamafactory.chat.base_engine import Response
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from llamafactory.extras.constants import IMAGE_PLACEHOLDER
-from PIL import Image
 from transformers import StoppingCriteria, TextStreamer
+
+from generation import (
+    NO_NUMBERS,
+    GenerationError,
+    Progress,
+    RequestError,
+    check_characters,
+    process_memory,
+    sentence,
+    small_picture,
+    stopping,
+    too_long,
+)
 
 logger = logging.getLogger("serving")
 
 NO_MEMORY = "the GPU's memory does not hold this request: send a smaller picture or a shorter text"
-CHARACTERS_PER_TOKEN_AT_MOST = 64
-
-
-class RequestError(Exception):
-    """The request cannot be answered as it is: `status` is the HTTP status, the message is for the client."""
-
-    def __init__(self, message: str, status: int = 400, code: str = "invalid_request") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-class GenerationError(Exception):
-    """The model failed at a request that looked right; `__cause__` has the reason, the log its traceback."""
-
-
-@dataclass
-class Progress:
-    """What the generation thread is doing, in time.monotonic() seconds: the ground that health stands on."""
-
-    proved_at: float | None = None
-    failed_at: float | None = None
-    failure: str | None = None
-    busy_since: float | None = None
-    token_at: float = field(default_factory=time.monotonic)
 
 
 class ServedEngine(HuggingfaceEngine):
@@ -54,12 +41,28 @@ class ServedEngine(HuggingfaceEngine):
     waiting forever, and lets a stream whose client has gone run on beside the next request.
     """
 
+    backend = "huggingface"
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.max_length: int = self.model.config.text_config.max_position_embeddings
         self.progress = Progress()
         self._thread = ThreadPoolExecutor(1, "generation")
         self._closing = threading.Event()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def memory(self) -> dict[str, int]:
+        """What serving takes, in bytes: of the GPUs where there are any, else of the host."""
+        if not torch.cuda.is_available():
+            return process_memory([os.getpid()])
+        devices = range(torch.cuda.device_count())
+        return {
+            "memoryBytes": sum(map(torch.cuda.memory_reserved, devices)),
+            "peakMemoryBytes": sum(map(torch.cuda.max_memory_reserved, devices)),
+        }
 
     async def chat(
         self, messages, system=None, tools=None, images=None, videos=None, audios=None, **kwargs
@@ -119,7 +122,7 @@ class ServedEngine(HuggingfaceEngine):
             failure: Exception = RequestError(NO_MEMORY, 503, "out_of_memory")
         except Exception as error:
             logger.exception("generation failed")
-            failure = GenerationError(f"the model failed: {_sentence(error)}")
+            failure = GenerationError(f"the model failed: {sentence(error)}")
         finally:
             self.progress.busy_since = None
         # Out of the handler, so that the failed generation's memory is free.
@@ -136,24 +139,22 @@ class ServedEngine(HuggingfaceEngine):
             with torch.inference_mode():
                 self._prove()
         except Exception as error:
-            self.progress.failed_at, self.progress.failure = time.monotonic(), _sentence(error)
+            self.progress.fail(sentence(error))
             logger.exception("the model cannot answer a question about a small picture")
 
     def _answer(self, request: tuple, gone: threading.Event, streamer: TextStreamer | None = None) -> list[Response]:
         if gone.is_set() or self._closing.is_set():
-            raise RequestError("the server is stopping", 503, "stopping")
+            raise stopping()
         arguments, prompt_length = self._prepare(request)
         stopper = _Stopper(lambda: gone.is_set() or self._closing.is_set(), self.progress)
         output = self.model.generate(**arguments, stopping_criteria=[stopper], streamer=streamer)
         if request[3]:
-            self.progress.proved_at, self.progress.failure = time.monotonic(), None
+            self.progress.succeed()
         return [self._read_out(tokens, prompt_length) for tokens in output[:, prompt_length:].tolist()]
 
     def _prepare(self, request: tuple) -> tuple[dict[str, Any], int]:
         messages, system, tools, images, videos, audios, kwargs = request
-        characters = sum(len(message["content"]) for message in messages) + len(system or "") + len(tools or "")
-        if characters > self.max_length * CHARACTERS_PER_TOKEN_AT_MOST:
-            raise _too_long(f"{characters} characters", self.max_length)
+        check_characters(messages, system, tools, self.max_length)
         arguments, prompt_length = self._process_args(
             self.model, self.tokenizer, self.processor, self.template, self.generating_args,
             messages, system, tools, images, videos, audios, dict(kwargs),
@@ -162,7 +163,7 @@ class ServedEngine(HuggingfaceEngine):
         if room < 1:
             media = (self.processor.image_token_id, self.processor.video_token_id)
             of_pictures = sum(token in media for token in arguments["inputs"][0].tolist())
-            raise _too_long(f"{prompt_length} tokens, {of_pictures} of them for pictures", self.max_length)
+            raise too_long(f"{prompt_length} tokens, {of_pictures} of them for pictures", self.max_length)
         generation = arguments["generation_config"]
         generation.max_new_tokens = min(generation.max_new_tokens, room)
         return arguments, prompt_length
@@ -182,21 +183,13 @@ class ServedEngine(HuggingfaceEngine):
         question = [{"role": "user", "content": f"{IMAGE_PLACEHOLDER}?"}]
         arguments, _ = self._process_args(
             self.model, self.tokenizer, self.processor, self.template, self.generating_args,
-            question, images=[_small_picture()], input_kwargs={"max_new_tokens": 1},
+            question, images=[small_picture()], input_kwargs={"max_new_tokens": 1},
         )  # fmt: skip
         arguments["generation_config"].update(output_logits=True, return_dict_in_generate=True)
         scores = self.model.generate(**arguments).logits[0]
         if not torch.isfinite(scores).all():
-            raise ArithmeticError("the scores are not numbers: the weights are damaged, or overflow in this dtype")
-        self.progress.proved_at, self.progress.failure = time.monotonic(), None
-
-
-def _too_long(size: str, max_length: int) -> RequestError:
-    return RequestError(
-        f"the conversation has {size}; this server takes {max_length} tokens for question and answer together: "
-        "send a shorter text, or fewer or smaller pictures",
-        code="context_length_exceeded",
-    )
+            raise ArithmeticError(NO_NUMBERS)
+        self.progress.succeed()
 
 
 class _Stopper(StoppingCriteria):
@@ -221,14 +214,3 @@ class _Pieces(TextStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
             self._put(text)
-
-
-def _small_picture() -> Image.Image:
-    """Something to see: a ramp of colors, 64x64."""
-    picture = Image.new("RGB", (64, 64))
-    picture.putdata([(4 * x, 4 * y, 2 * (x + y)) for y in range(64) for x in range(64)])
-    return picture
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]

@@ -1,15 +1,12 @@
 """Health that is true only when the model can answer, proved by a real generation about a picture."""
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from engine import ServedEngine
+from generation import Engine
 
 PROOF_LASTS_SECONDS = 10.0
 FAILURE_LASTS_SECONDS = 2.0
@@ -30,7 +27,7 @@ class Served:
 class Health:
     """Says whether `engine` can answer; at most one probe is ever queued, however many ask."""
 
-    def __init__(self, engine: ServedEngine, served: Served) -> None:
+    def __init__(self, engine: Engine, served: Served) -> None:
         self._engine = engine
         self._served = served
         self._started = time.monotonic()
@@ -65,21 +62,9 @@ class Health:
             "model": served.name,
             "run": served.run,
             "modelDigest": served.digest,
-            "dtype": str(self._engine.model.dtype).removeprefix("torch."),
+            "backend": self._engine.backend,
+            "dtype": str(self._engine.dtype).removeprefix("torch."),
             "modelDir": str(served.folder),
             "uptimeSeconds": round(time.monotonic() - self._started, 1),
-            **_memory(),
+            **self._engine.memory(),
         }
-
-
-def _memory() -> dict[str, int]:
-    if torch.cuda.is_available():
-        devices = range(torch.cuda.device_count())
-        return {
-            "memoryBytes": sum(map(torch.cuda.memory_reserved, devices)),
-            "peakMemoryBytes": sum(map(torch.cuda.max_memory_reserved, devices)),
-        }
-    page_bytes = os.sysconf("SC_PAGE_SIZE")
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    peak = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
-    return {"memoryBytes": int(Path("/proc/self/statm").read_text().split()[1]) * page_bytes, "peakMemoryBytes": peak}

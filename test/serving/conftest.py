@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from servers import KEY, REPOSITORY, SERVING, Server, Start, zero_row
+from servers import KEY, REPOSITORY, SERVING, Server, Start, set_row
 
 sys.path.insert(0, str(SERVING))
 
@@ -21,13 +21,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start a program of serving/ on a free port, without waiting; all of them are stopped at the end."""
     servers: list[Server] = []
 
-    def begin(script: str, *args: str, key: str | None = None) -> Server:
+    def begin(script: str, *args: str, key: str | None = None, python: str = sys.executable) -> Server:
         folder = tmp_path_factory.mktemp("server")
         ready_file, log = folder / "ready.json", folder / "log"
         keyed = ["--api-key-env", "TEST_API_KEY"] if key else []
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, SERVING / script, *args, *keyed, "--port", "0", "--ready-file", ready_file],
+                [python, SERVING / script, *args, *keyed, "--port", "0", "--ready-file", ready_file],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TEST_API_KEY": key or ""},
@@ -58,7 +58,7 @@ def endless_blind_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -
     config = json.loads((folder / "config.json").read_text())
     config["image_token_id"] = config["vision_start_token_id"]
     (folder / "config.json").write_text(json.dumps(config))
-    zero_row(folder / "model.safetensors", "embed_tokens.weight", config["text_config"]["eos_token_id"])
+    set_row(folder / "model.safetensors", "embed_tokens.weight", config["text_config"]["eos_token_id"])
     return folder
 
 

@@ -61,15 +61,15 @@ class Server:
 Start = Callable[..., Server]
 
 
-def zero_row(weights: Path, name: str, row: int) -> None:
-    """Overwrite one row of the 2-D tensor whose name ends in `name` with zeros."""
+def set_row(weights: Path, name: str, row: int, element: bytes = bytes(2)) -> None:
+    """Overwrite one row of the 2-D tensor of 2-byte elements whose name ends in `name`, by default with zeros."""
     data = bytearray(weights.read_bytes())
     header_size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_size])
     entry = next(value for key, value in header.items() if key.endswith(name))
     begin, end = (8 + header_size + offset for offset in entry["data_offsets"])
     row_bytes = (end - begin) // entry["shape"][0]
-    data[begin + row * row_bytes : begin + (row + 1) * row_bytes] = bytes(row_bytes)
+    data[begin + row * row_bytes : begin + (row + 1) * row_bytes] = element * (row_bytes // 2)
     weights.write_bytes(data)
 
 
@@ -77,6 +77,10 @@ def data_uri(picture: Image.Image, format: str, **options: Any) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format, **options)
     return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def file_uri(picture: Path) -> str:
+    return f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 def question(url: str | None, text: str = QUESTION, model: str = "cards", **options: Any) -> dict[str, Any]:
@@ -94,3 +98,17 @@ def events(response: httpx.Response) -> list[Any]:
 def streamed_text(answered: list[Any]) -> str:
     chunks = [event for event in answered if event != "[DONE]"]
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()

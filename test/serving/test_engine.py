@@ -20,10 +20,10 @@ def chat_model(model: Path, monkeypatch_module: pytest.MonkeyPatch):
 
     options = SimpleNamespace(
         model=model, name="cards", template="qwen3_vl_nothink", cpu=True, max_new_tokens=16, max_length=None,
-        image_max_pixels=None, image_min_pixels=None,
+        image_max_pixels=None, image_min_pixels=None, backend="huggingface",
     )  # fmt: skip
     _prepare_environment(options)
-    loaded = _load(options)
+    loaded = _load(options, config={})
     yield loaded
     loaded.engine.close()
 
@@ -37,7 +37,7 @@ def monkeypatch_module():
 
 @pytest.fixture
 def engine(chat_model):
-    from engine import Progress
+    from generation import Progress
 
     chat_model.engine.progress = Progress()
     return chat_model.engine
@@ -89,7 +89,7 @@ def failing_at_call(model, call: int) -> Iterator[None]:
 
 
 def test_after_a_failure_that_was_the_requests_own_health_is_known_at_once(engine) -> None:
-    from engine import GenerationError
+    from generation import GenerationError
 
     with failing_at_call(engine.model, 1), pytest.raises(GenerationError):
         asyncio.run(engine.chat([{"role": "user", "content": "Hello"}]))
@@ -100,7 +100,7 @@ class Engine:
     """An engine whose probes take as long as the test likes."""
 
     def __init__(self, seconds: float = 0.05, failure: str | None = None) -> None:
-        from engine import Progress
+        from generation import Progress
 
         self.progress = Progress()
         self.probes = 0
