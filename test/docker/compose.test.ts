@@ -4,14 +4,14 @@
  */
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { execa } from 'execa';
-import { randomBytes } from 'node:crypto';
-import { createServer, type AddressInfo } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parse } from 'yaml';
+import { runDirectory } from '../../host/run-directory.ts';
+import { lossCurve, readEvents } from '../../host/training-events.ts';
+import { ComposeStack, eventually, root, type HistoryEvent } from '../support/compose.ts';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const cli = `${root}/trainer/.venv/bin/temporal`;
-const project = 'temper-compose-test';
 const workflowId = 'survivor';
 
 jest.setTimeout(300_000);
@@ -24,40 +24,19 @@ interface ComposeService {
   volumes?: { type: string; source?: string }[];
 }
 
-interface HistoryEvent {
-  eventId: string;
-  eventType: string;
-}
-
-/** Neither the user's .env nor their Temporal settings may reach the stack under test. */
-const environment: Record<string, string | undefined> = Object.fromEntries(
-  Object.entries(process.env).filter(([name]) => !/^(TEMPORAL|TEMPER|COMPOSE)_/.test(name)),
-);
+let stack: ComposeStack;
 
 beforeAll(async () => {
-  await execa('docker', ['compose', 'version']).catch((cause: unknown) => {
-    throw new Error('npm run test:docker needs a Docker engine with the compose plugin', { cause });
-  });
-  const [serverPort, uiPort] = await freePorts(2);
-  Object.assign(environment, {
-    TEMPER_DATABASE_PASSWORD: randomBytes(24).toString('hex'),
-    TEMPER_SERVER_PORT: String(serverPort),
-    TEMPER_UI_PORT: String(uiPort),
-    TEMPER_RETENTION: '30d',
-    TEMPORAL_NAMESPACE: 'compose-test',
-    TEMPORAL_ADDRESS: `127.0.0.1:${serverPort}`,
-  });
-  await compose('down', '--volumes', '--remove-orphans');
+  stack = await ComposeStack.prepare('temper-compose-test');
+  Object.assign(stack.environment, { TEMPER_RETENTION: '30d', TEMPORAL_NAMESPACE: 'compose-test' });
 });
 
-afterAll(async () => {
-  await compose('down', '--volumes', '--remove-orphans');
-});
+afterAll(() => stack.remove());
 
 describe('docker-compose.yml', () => {
   test('refuses to start without a password and says where to set one', async () => {
-    const { TEMPER_DATABASE_PASSWORD: _, ...withoutPassword } = environment;
-    const { exitCode, stderr } = await execa('docker', [...composeArguments, 'up', '--no-start'], {
+    const { TEMPER_DATABASE_PASSWORD: _, ...withoutPassword } = stack.environment;
+    const { exitCode, stderr } = await execa('docker', ['compose', 'up', '--no-start'], {
       cwd: root,
       env: withoutPassword,
       extendEnv: false,
@@ -111,6 +90,32 @@ describe('the stack', () => {
     expect(after.at(-1)?.eventType).toBe('EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED');
   });
 
+  test('a run trains on through crashes of the server and of the database, each step once, on one trainer', async () => {
+    const home = await mkdtemp(join(tmpdir(), 'temper-compose-'));
+    const env = { ...stack.environment, TEMPER_HOME: home };
+    const worker = execa(process.execPath, [join(root, 'cli/temper.mjs'), 'worker'], { env, extendEnv: false });
+    try {
+      const input = JSON.stringify({ config: await shortDemo() });
+      const start = ['workflow', 'start', '--workflow-id', 'trained', '--type', 'fineTune', '--task-queue', 'temper'];
+      await temporal(...start, '--input', input);
+      const run = runDirectory(home, 'trained');
+      const steps = async () => lossCurve(await readEvents(run.events)).map(({ step }) => step);
+      for (const service of ['temporal', 'postgres']) {
+        const before = (await steps()).length;
+        await eventually('it trains', async () => expect((await steps()).length).toBeGreaterThan(before + 3), 120_000);
+        await crash(service);
+      }
+      const result = await eventually('it ends', () => temporal('workflow', 'result', '-w', 'trained'), 180_000);
+      expect(result).toContain('"outcome":"finished"');
+      expect(await steps()).toEqual(Array.from({ length: STEPS }, (_, index) => index + 1));
+      expect((await readEvents(run.events)).filter(({ type }) => type === 'started')).toHaveLength(1);
+    } finally {
+      worker.kill('SIGTERM');
+      await worker.catch(() => {});
+      await rm(home, { recursive: true, force: true });
+    }
+  });
+
   test('is not changed by setting it up again', async () => {
     const before = await history();
     await compose('up', '--detach', '--wait');
@@ -131,7 +136,7 @@ describe('the stack', () => {
   });
 
   test('serves the web UI, and its buttons work', async () => {
-    const ui = `http://127.0.0.1:${environment.TEMPER_UI_PORT}`;
+    const ui = `http://127.0.0.1:${stack.environment.TEMPER_UI_PORT}`;
     const page = await fetch(ui);
     expect(page.status).toBe(200);
     const token = /_csrf=([^;]+)/.exec(page.headers.get('set-cookie') ?? '')?.[1] ?? '';
@@ -149,15 +154,16 @@ describe('the stack', () => {
   });
 });
 
-const composeArguments = ['compose', '--env-file', '/dev/null', '--project-name', project];
+const STEPS = 150;
+
+async function shortDemo(): Promise<object> {
+  const demo = parse(await readFile(join(root, 'configs/demo.yaml'), 'utf8')) as { train: object };
+  const train = { ...demo.train, max_steps: STEPS };
+  return { ...demo, train, evaluate: { enabled: false }, deploy: { enabled: false } };
+}
 
 async function compose(...arguments_: string[]): Promise<string> {
-  const { stdout } = await execa('docker', [...composeArguments, ...arguments_], {
-    cwd: root,
-    env: environment,
-    extendEnv: false,
-  });
-  return stdout;
+  return stack.compose(...arguments_);
 }
 
 async function composeServices(): Promise<Record<string, ComposeService>> {
@@ -168,9 +174,7 @@ async function composeServices(): Promise<Record<string, ComposeService>> {
 }
 
 async function temporal(...arguments_: string[]): Promise<string> {
-  const options = { env: environment, extendEnv: false, timeout: 20_000 };
-  const { stdout } = await execa(cli, ['--disable-config-file', ...arguments_], options);
-  return stdout;
+  return stack.temporal(...arguments_);
 }
 
 async function signal(name: string): Promise<void> {
@@ -178,8 +182,7 @@ async function signal(name: string): Promise<void> {
 }
 
 async function history(): Promise<HistoryEvent[]> {
-  const shown = await temporal('workflow', 'show', '--workflow-id', workflowId, '--output', 'json');
-  return (JSON.parse(shown) as { events: HistoryEvent[] }).events;
+  return stack.history(workflowId);
 }
 
 async function expectNamespaceAndSearchAttributes(): Promise<void> {
@@ -222,29 +225,4 @@ async function crash(service: string): Promise<void> {
   await eventually(`${service} is restarted`, async () => {
     expect(await inspect(service, '{{.RestartCount}} {{.State.Running}}')).toBe(`${restarts + 1} true`);
   });
-}
-
-async function eventually(what: string, assertion: () => Promise<void>, timeoutMs = 60_000): Promise<void> {
-  const end = Date.now() + timeoutMs;
-  for (;;) {
-    try {
-      return await assertion();
-    } catch (cause) {
-      if (Date.now() > end) throw new Error(`not within ${timeoutMs / 1000} s: ${what}`, { cause });
-      await sleep(300);
-    }
-  }
-}
-
-async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-      return server;
-    }),
-  );
-  const ports = servers.map((server) => (server.address() as AddressInfo).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
 }
