@@ -16,7 +16,16 @@ const layer = (folder, ...allowed) => ({
 
 export default tseslint.config(
   {
-    ignores: ['dist/', 'node_modules/', '.temper/', '.setup/', 'trainer/.venv/', 'configs/llamafactory-options.ts'],
+    ignores: [
+      'dist/',
+      'node_modules/',
+      '.temper/',
+      '.setup/',
+      'trainer/.venv*/',
+      'serving/.venv-*/',
+      'configs/llamafactory-options.ts',
+      'test/fixtures/releases/',
+    ],
   },
   js.configs.recommended,
   ...tseslint.configs.recommendedTypeChecked.map((config) => ({ ...config, files: ['**/*.ts'] })),
@@ -68,6 +77,15 @@ export default tseslint.config(
     files: ['**/*.mjs', '**/*.js'],
     languageOptions: {
       globals: { process: 'readonly', console: 'readonly', URL: 'readonly', performance: 'readonly' },
+    },
+  },
+  {
+    files: ['host/report/browser/*.js'],
+    languageOptions: {
+      globals: {
+        ...{ document: 'readonly', matchMedia: 'readonly', getComputedStyle: 'readonly', addEventListener: 'readonly' },
+        ...{ ResizeObserver: 'readonly', echarts: 'readonly' },
+      },
     },
   },
 );

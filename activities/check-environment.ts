@@ -1,13 +1,16 @@
 import { join } from 'node:path';
+import type { NotifyEntry } from '../configs/notify-schema.ts';
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { makeBaseOverlay } from '../host/base-overlay.ts';
 import type { CheckItem } from '../host/check-item.ts';
 import { formatBytes } from '../host/disk.ts';
 import { errorNameOf, messageOf, TemperError } from '../host/errors.ts';
+import { receiverItems } from '../host/notifications/receiver-items.ts';
 import { fetchBase, planBase, type BasePlan, type BaseState } from '../host/fetch-base.ts';
 import { hasBfloat16, listGpus, type Gpu } from '../host/gpus.ts';
 import { runPython, type PythonOptions, type PythonProgress } from '../host/python.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
+import { chooseBackend, type Backend } from '../host/deployment/backend.ts';
 import { servingItems } from '../host/deployment/serving-check.ts';
 import { writeJson } from '../host/state-file.ts';
 import { trainingOptions, writeTrainingConfig, type TrainingOptions } from '../host/training-config.ts';
@@ -25,6 +28,8 @@ export interface CheckEnvironmentResult extends StageResult {
   /** LLaMA-Factory's options exactly as `train/config.yaml` has them; on a GPU without bfloat16 the base is an fp16 overlay. */
   training: TrainingOptions;
   gpus: Gpu[];
+  /** What generates the answers of the served model; histories of before have none. */
+  backend?: Backend;
   warnings: string[];
   /** Versions of the Python packages that decide what training does. */
   versions: Record<string, string>;
@@ -37,34 +42,44 @@ export async function checkEnvironment(
 ): Promise<CheckEnvironmentResult> {
   const { run, settings, signal } = context;
   const onProgress = (progress: PythonProgress) => context.report({ ...progress });
-  const { items, precision, training, gpus, versions } = await inspectHost(config, run, settings.home, {
+  const { items, precision, training, gpus, backend, versions } = await inspectHost(config, run, settings.home, {
     cancelSignal: signal,
     onProgress,
     mayFetch: true,
+    notify: settings.notify,
   });
   const errors = items.filter((item) => item.verdict === 'error');
   const warnings = items.filter((item) => item.verdict === 'warning').map(sentence);
-  await writeJson(run.environment, { ok: errors.length === 0, precision, gpus, items, versions });
+  await writeJson(run.environment, { ok: errors.length === 0, precision, gpus, backend, items, versions });
   if (errors.length > 0)
     throw new TemperError('HostError', refusal(errors, run.environment), { details: { items: errors } });
 
   const hardware = gpus.length === 0 ? 'CPU' : gpus.map((gpu) => gpu.name).join(', ');
   const remarks = warnings.length === 0 ? '' : `, ${warnings.length} warning${warnings.length === 1 ? '' : 's'}`;
   const headline = `${hardware}, ${precision}, LLaMA-Factory ${versions.llamafactory ?? '?'}${remarks}`;
-  return { precision, training, gpus, warnings, versions, headline };
+  return { precision, training, gpus, backend, warnings, versions, headline };
+}
+
+export interface InspectOptions {
+  mayFetch: boolean;
+  /** Where checkpoints and the merged model would go, if not into the run directory. */
+  room?: string;
+  /** Who is told of runs whose config does not say so. */
+  notify?: NotifyEntry | undefined;
 }
 
 /**
  * Look at GPUs, memory, disk, ports, Python packages and base; writes the exact training YAML, since LLaMA-Factory's parser
  * reads it. A base that `model.source` names is fetched first with `mayFetch`; without it a base that isn't there is an item.
- * `room` is where checkpoints and the merged model would go, if not into the run directory.
  */
 export async function inspectHost(
   config: ResolvedConfig,
   run: RunDirectory,
   home: string,
-  { mayFetch, room = run.path, ...options }: PythonOptions & { mayFetch: boolean; room?: string },
-): Promise<Pick<CheckEnvironmentResult, 'precision' | 'training' | 'gpus' | 'versions'> & { items: CheckItem[] }> {
+  { mayFetch, room = run.path, notify, ...options }: PythonOptions & InspectOptions,
+): Promise<
+  Pick<CheckEnvironmentResult, 'precision' | 'training' | 'gpus' | 'backend' | 'versions'> & { items: CheckItem[] }
+> {
   const gpus = config.train.use_cpu === true ? [] : await listGpus();
   const needsFp16Base = gpus.some((gpu) => !hasBfloat16(gpu));
   const base = config.train.model_name_or_path;
@@ -82,14 +97,17 @@ export async function inspectHost(
     ],
     options,
   );
+  const { backend, item } = await chooseBackend(config, gpus, home);
   const items = [
     gpuItem(config, gpus),
     ...(await servingItems(config, gpus.length > 0, home)),
+    item,
+    ...receiverItems(config.notify ?? (notify === undefined ? [] : [notify])),
     ...(source === undefined ? [] : [source]),
     ...python.items,
   ];
   const precision = config.precision === 'auto' ? (needsFp16Base ? 'fp16' : 'bf16') : config.precision;
-  return { items, precision, training, gpus, versions: python.versions };
+  return { items, precision, training, gpus, backend, versions: python.versions };
 }
 
 /** What is known of the base by its source; undefined without one. */

@@ -15,7 +15,7 @@ import type { Model, Place } from '../host/deployment/model-server.ts';
 import { scoreWithCommand } from '../host/judging/own-scorer.ts';
 import { pairedBootstrap, type PairedBootstrap } from '../host/judging/paired-bootstrap.ts';
 import type { Placement } from '../host/deployment/placement.ts';
-import type { EvaluatedRow, Evaluation } from '../host/report.ts';
+import type { EvaluatedRow, Evaluation } from '../host/judging/evaluation.ts';
 import { rowScores, scoreRows, type AnsweredRow, type Score } from '../host/judging/scoring.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
@@ -241,6 +241,11 @@ function evaluatedRow(
     base: base?.answers[index] ?? null,
     candidate: candidate.answers[index] ?? '',
     champion: champion?.answers[index] ?? null,
+    scores: {
+      base: base?.rowScores[index] ?? null,
+      candidate: candidate.rowScores[index] ?? null,
+      champion: champion?.rowScores[index] ?? null,
+    },
   };
 }
 

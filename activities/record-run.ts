@@ -1,6 +1,8 @@
 import { join } from 'node:path';
 import { findDeployment } from '../host/deployment/deployments.ts';
-import { writeReport, type ReportStage } from '../host/report.ts';
+import { messageOf } from '../host/errors.ts';
+import { writeReport } from '../host/report/render-report.ts';
+import type { ReportStage } from '../host/report/run-state.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
 import type { StageRecord } from '../host/stage-record.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
@@ -12,9 +14,9 @@ import type { TrainModelResult } from './train-model.ts';
 
 /**
  * How a run ended: in service; finished without a deployment by its config; rejected by its gates or a person; rolled back
- * after the swap; failed; or cancelled.
+ * after the swap; unchanged, since there was nothing new to train on; failed; or cancelled.
  */
-export type RunOutcome = 'deployed' | 'finished' | 'rejected' | 'rolledBack' | 'failed' | 'cancelled';
+export type RunOutcome = 'deployed' | 'finished' | 'rejected' | 'rolledBack' | 'unchanged' | 'failed' | 'cancelled';
 
 export interface RecordRunInput {
   outcome: RunOutcome;
@@ -37,6 +39,8 @@ export interface Manifest {
   merged: { path: string; digest: string } | null;
   deployment: { name: string; apiUrl: string; pageUrl: string; modelDigest: string } | null;
   versions: Record<string, string>;
+  /** How each stage ended. */
+  stages?: ReportStage[];
 }
 
 /** Write the run's manifest and report, whatever its outcome. */
@@ -45,9 +49,14 @@ export async function recordRun(
   { run, runName, settings }: StageContext,
 ): Promise<RecordRunResult> {
   const manifest = await manifestOf(run, runName, outcome, settings.home);
-  await writeJson(run.manifest, manifest);
-  await writeReport(run, { manifest, stages: progress.stages });
-  return { runDirectory: run.path, headline: outcome };
+  await writeJson(run.manifest, { ...manifest, stages: progress.stages });
+  const problem = await writeReport(run).then(() => '', withoutReport);
+  return { runDirectory: run.path, headline: `${outcome}${problem}` };
+}
+
+/** A run is not worse for a report that can't be written; `temper report` writes it later. */
+function withoutReport(error: unknown): string {
+  return `; without its report: ${messageOf(error)}`;
 }
 
 async function manifestOf(run: RunDirectory, runName: string, outcome: RunOutcome, home: string): Promise<Manifest> {

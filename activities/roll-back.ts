@@ -11,6 +11,8 @@ export interface RollbackInput {
   deployment: string;
   /** The run to go back to. Default: the champion before. */
   toRun?: string;
+  /** The host that it serves on; found by itself when only one has such a deployment. */
+  host?: string;
   by?: string;
   why?: string;
 }

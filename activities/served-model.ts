@@ -13,7 +13,7 @@ interface Served {
 
 /** A run's model as its config has it served; on the CPU where there is no GPU. */
 export function modelOf({ config, environment, model }: Served, runName: string): Model {
-  const serving = servingOptions(config);
+  const serving = servingOptions(config, environment.backend);
   const { modelDir, modelDigest } = model;
   return { runName, modelDir, modelDigest, serving: { ...serving, cpu: serving.cpu || environment.gpus.length === 0 } };
 }

@@ -1,7 +1,9 @@
 import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activity';
-import { errorNameOf, messageOf } from '../host/errors.ts';
+import { errorNameOf, messageOf, TemperError } from '../host/errors.ts';
+import { whileHoldingSlot } from '../host/gpu-slots.ts';
 import { openRunDirectory, runDirectory, type RunDirectory } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
+import { noteAttempt, thisWorker, type AttemptEnd } from '../host/stage-attempts.ts';
 
 /** What every stage's work is given beside its input. */
 export interface StageContext {
@@ -26,17 +28,29 @@ export interface StageResult {
   attempt?: number;
 }
 
+export interface StageOptions {
+  /** Whether the workflow is told that an attempt began. */
+  announced?: boolean;
+  /** Whether the work is part of a run, and gets its run directory. */
+  ofRun?: boolean;
+  /** For work that needs a GPU: whether it waits before others for a slot, and after how many hours of work it is given up. */
+  gpu?: { priority: number; hours?: number };
+}
+
 const HEARTBEAT_MS = 2_000;
 
+/** Characters of a failure's message that are kept beside the attempt. */
+const MOST_WORDS = 4_000;
+
 /**
- * Make an activity of a stage's work: it heartbeats from a timer, announces to the workflow that it began, and names its errors.
- * Work that is no part of a run (`ofRun` false) gets no run directory.
+ * Make an activity of a stage's work: it heartbeats from a timer, waits for a GPU slot if it needs one, announces to the workflow
+ * that it began, and names its errors.
  */
 export function stage<I, O extends StageResult>(
   name: string,
   settings: HostSettings,
   work: (input: I, context: StageContext) => Promise<O>,
-  { announced = true, ofRun = true } = {},
+  { announced = true, ofRun = true, gpu }: StageOptions = {},
 ): (input: I) => Promise<O> {
   return async (input) => {
     const context = Context.current();
@@ -45,27 +59,57 @@ export function stage<I, O extends StageResult>(
     let details: Record<string, unknown> = { stage: name };
     context.heartbeat(details);
     const timer = setInterval(() => context.heartbeat(details), HEARTBEAT_MS);
-    try {
+    const report = (now: Record<string, unknown>) => (details = { stage: name, ...now });
+    const owner = `${workflowExecution?.runId}/${context.info.activityId}/${attempt}`;
+    let noteEnd: NoteEnd | undefined;
+    const begin = async (signal: AbortSignal): Promise<O> => {
+      const run = (ofRun ? openRunDirectory : runDirectory)(settings.home, runName);
+      if (ofRun) noteEnd = noteAttemptOf(name, run);
       if (announced) await tellStarted(name, attempt);
-      const result = await work(input, {
-        settings,
-        runName,
-        executionId: workflowExecution?.runId ?? '',
-        run: (ofRun ? openRunDirectory : runDirectory)(settings.home, runName),
-        signal: context.cancellationSignal,
-        attempt,
-        owner: `${workflowExecution?.runId}/${context.info.activityId}/${attempt}`,
-        report: (now) => (details = { stage: name, ...now }),
-      });
+      const executionId = workflowExecution?.runId ?? '';
+      return work(input, { settings, runName, executionId, run, signal, attempt, owner, report });
+    };
+    try {
+      const signal = context.cancellationSignal;
+      const result =
+        gpu === undefined
+          ? await begin(signal)
+          : await whileHoldingSlot(
+              { runName, stage: name, priority: gpu.priority, owner },
+              { home: settings.home, slots: settings.gpuSlots, signal, report },
+              () => withinHours(name, gpu.hours, signal, begin),
+            );
       context.cancellationSignal.throwIfAborted();
+      noteEnd?.('done', result.headline);
       return { ...result, attempt };
     } catch (error) {
-      throw toFailure(error);
+      const failure = toFailure(error);
+      if (failure instanceof CancelledFailure) noteEnd?.('cancelled');
+      else noteEnd?.('failed', messageOf(failure), nameOf(failure));
+      throw failure;
     } finally {
       context.heartbeat(details);
       clearInterval(timer);
     }
   };
+}
+
+/** Give work up that takes longer; waiting for a slot does not count. */
+async function withinHours<T>(
+  name: string,
+  hours: number | undefined,
+  signal: AbortSignal,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  if (hours === undefined) return work(signal);
+  const timeout = AbortSignal.timeout(hours * 3_600_000);
+  try {
+    return await work(AbortSignal.any([signal, timeout]));
+  } catch (error) {
+    if (timeout.aborted && !signal.aborted)
+      throw new TemperError('DeploymentError', `${name} was given up after ${hours} h.`, { cause: error });
+    throw error;
+  }
 }
 
 /** An error as Temporal takes it: cancellation and failures as they are, a named error by its name and message alone. */
@@ -80,6 +124,28 @@ function toFailure(error: unknown): unknown {
     details: details === undefined ? [] : [details],
     ...(error instanceof Error ? { cause: error } : {}),
   });
+}
+
+/** What Temporal calls a failure; undefined for an error without a name of Temper's. */
+function nameOf(failure: unknown): string | undefined {
+  return failure instanceof ApplicationFailure ? (failure.type ?? undefined) : undefined;
+}
+
+type NoteEnd = (how: AttemptEnd, headline?: string, error?: string) => void;
+
+/** Write down in the run directory that this attempt began; returns what writes its end. */
+function noteAttemptOf(stageName: string, run: RunDirectory): NoteEnd {
+  const { workflowExecution, attempt, scheduledTimestampMs, base64TaskToken: taskToken } = Context.current().info;
+  const who = { stage: stageName, executionId: workflowExecution?.runId ?? '', attempt };
+  const now = () => new Date().toISOString();
+  const scheduledAt = new Date(scheduledTimestampMs).toISOString();
+  noteAttempt(run, { type: 'began', ...who, scheduledAt, worker: thisWorker(), taskToken, at: now() });
+  return (how, headline, error) =>
+    noteAttempt(run, {
+      ...{ type: 'ended', ...who, how, at: now() },
+      ...(error === undefined ? {} : { error }),
+      ...(headline === undefined ? {} : { headline: headline.slice(0, MOST_WORDS) }),
+    });
 }
 
 /** Signals the workflow that an attempt began; history stays small, so only for the first few, and never at the price of the stage. */

@@ -2,21 +2,29 @@ import { ApplicationFailure, Context } from '@temporalio/activity';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ResolvedConfig } from '../configs/schema.ts';
-import { rememberCut, rememberedCut, smallerCut, type BatchCut } from '../host/batch-cut.ts';
-import { checkout, trainerPython } from '../host/checkout.ts';
+import { digestOfBase } from '../host/base-digest.ts';
+import { rememberCut, rememberedCut, type BatchCut } from '../host/batch-cut.ts';
 import { digestOfFile, digestOfValue } from '../host/digest.ts';
 import { TemperError } from '../host/errors.ts';
 import { followTraining, type HangLimits, type TrainingEnd, type TrainingProgress } from '../host/follow-training.ts';
+import { GpuMeter } from '../host/gpu-use.ts';
 import { signal as sendSignal, isAlive } from '../host/process-table.ts';
-import { runPython } from '../host/python.ts';
+import type { Gpu } from '../host/gpus.ts';
+import { untilOtherHostIsSilent } from '../host/moved-training.ts';
+import { isCheckpointing, nextRung } from '../host/out-of-memory.ts';
+import { rememberMeasurement, whatItTook, type Measurement } from '../host/planning/measurements.ts';
+import { paddedLength } from '../host/planning/row-lengths.ts';
 import type { RunDirectory } from '../host/run-directory.ts';
-import type { HostSettings } from '../host/settings.ts';
 import { oncePerInput } from '../host/stage-record.ts';
-import { decisiveOptions } from '../host/training-config.ts';
+import { readJson } from '../host/state-file.ts';
+import { decisiveInputs } from '../host/training-config.ts';
 import { lossCurve, readEvents } from '../host/training-events.ts';
-import { CRASH_LIMIT, TrainingLedger } from '../host/training-ledger.ts';
+import { CRASH_LIMIT, TrainingOwnership } from '../host/training-ownership.ts';
+import { cutIn, trainerCommand, visibleGpus } from '../host/trainer-command.ts';
 import { findTrainer, lastTrainer, startTrainer, stopTrainer, type TrainerProcess } from '../host/trainer-process.ts';
 import type { CheckEnvironmentResult } from './check-environment.ts';
+import type { RunRecord } from './load-config.ts';
+import type { PlannedTraining, PlanRecord } from './plan-training.ts';
 import type { StageContext, StageResult } from './stage.ts';
 import type { ValidateDatasetResult } from './validate-dataset.ts';
 
@@ -24,6 +32,7 @@ export interface TrainModelInput {
   config: ResolvedConfig;
   environment: CheckEnvironmentResult;
   dataset: ValidateDatasetResult;
+  plan: PlannedTraining;
 }
 
 export interface TrainModelResult extends StageResult {
@@ -53,16 +62,18 @@ const POLL_MS = 100;
 
 /** Train with LLaMA-Factory in a process that outlives this worker, taking up whatever an earlier attempt began. */
 export async function trainModel(input: TrainModelInput, context: StageContext): Promise<TrainModelResult> {
-  const { environment, dataset } = input;
+  const { environment, dataset, plan } = input;
   const { run, signal } = context;
-  const base = String(environment.training.model_name_or_path);
-  const { baseDigest } = await digestOfBase(base, signal);
-  const inputs = {
-    options: decisiveOptions(environment.training),
+  const base = String(plan.training.model_name_or_path);
+  const baseDigest = await digestOfBase(base, signal);
+  const inputs = decisiveInputs({
+    options: plan.training,
+    globalBatch: plan.globalBatch,
     dataset: dataset.digest,
     base: baseDigest,
+    continuedFrom: plan.continuedFrom?.adapterDigest ?? null,
     versions: environment.versions,
-  };
+  });
   return oncePerInput(
     {
       folder: run.stages,
@@ -75,26 +86,32 @@ export async function trainModel(input: TrainModelInput, context: StageContext):
 }
 
 async function trainToTheEnd(
-  { config, environment }: TrainModelInput,
+  { config, environment, plan }: TrainModelInput,
   trainingDigest: string,
   baseDigest: string,
   context: StageContext,
 ): Promise<TrainModelResult> {
   const { run, settings, owner } = context;
-  const ledger = await TrainingLedger.open(run, trainingDigest, owner, () => stopRunningTrainer(run));
+  if ((await findTrainer(run)) === undefined) await untilOtherHostIsSilent(run, context);
+  const ownership = await TrainingOwnership.open(run, trainingDigest, owner, () => stopRunningTrainer(run));
   let cut =
-    cutIn(await lastTrainer(run)) ?? (await rememberedCut(settings.home, environment.gpus, environment.training));
+    cutStartedWith(await lastTrainer(run), plan) ??
+    (await rememberedCut(settings.home, environment.gpus, plan.training));
+  const gpuMeter = new GpuMeter(
+    plan.gpuIndices.length > 0 ? plan.gpuIndices : environment.gpus.map(({ index }) => index),
+  );
   for (;;) {
     const trainer =
       (await findTrainer(run)) ??
       (await startTrainer(run, {
-        argv: trainerCommand(settings, run, context.attempt, cut),
+        argv: trainerCommand(settings, run, { ...plan, attempt: context.attempt, cut }),
+        env: visibleGpus(plan.gpuIndices, environment.gpus),
         attempt: context.attempt,
         owner,
       }));
     cut = cutIn(trainer) ?? cut;
     let progress: TrainingProgress | undefined;
-    const onProgress = (now: TrainingProgress) => context.report({ ...(progress = now) });
+    const onProgress = (now: TrainingProgress) => context.report({ ...(progress = now), gpus: gpuMeter.latest() });
     const end = await followTraining(run, trainer, {
       signal: context.signal,
       onProgress,
@@ -105,21 +122,22 @@ async function trainToTheEnd(
     });
     if (end.kind === 'finished') {
       await rm(run.stopRequest, { force: true });
-      await rememberCut(settings.home, environment.gpus, environment.training, cut);
+      await rememberCut(settings.home, environment.gpus, plan.training, cut);
+      await rememberWhatItTook(settings.home, run, cut, environment.gpus);
       return summarize(run, end.event, {
         baseDigest,
         cut,
-        isWholeModel: (environment.training.finetuning_type ?? 'lora') !== 'lora',
+        isWholeModel: (plan.training.finetuning_type ?? 'lora') !== 'lora',
       });
     }
-    if (!(await TrainingLedger.isOwner(run, owner)))
+    if (!(await TrainingOwnership.isOwner(run, owner)))
       throw new TemperError('TrainerError', 'Another attempt has taken this training over.');
-    const next = end.kind === 'failed' && end.event.error === 'OutOfMemoryError' ? smallerCut(cut) : undefined;
-    if (next === undefined) throw await failureOf(end, run, ledger, progress?.checkpointStep ?? 0);
-    context.report({
-      outOfMemory: `${cut.microBatch} rows at once don't fit; going on with ${next.microBatch} × ${next.accumulation}`,
-    });
-    cut = next;
+    const isOutOfMemory = end.kind === 'failed' && end.event.error === 'OutOfMemoryError';
+    if (isOutOfMemory) await rememberTooMuch(settings.home, run, cut, environment.gpus);
+    const next = isOutOfMemory ? await nextRung(run, cut, environment.training, plan.training) : undefined;
+    if (next === undefined) throw await failureOf(end, run, ownership, progress?.checkpointStep ?? 0);
+    context.report({ outOfMemory: next.how });
+    cut = next.cut;
   }
 }
 
@@ -128,34 +146,57 @@ function trainedFiles(isWholeModel: boolean): string[] {
   return isWholeModel ? ['config.json'] : ['adapter_config.json', 'adapter_model.safetensors'];
 }
 
-/** What stands for a model folder's weights. */
-async function digestOfBase(folder: string, cancelSignal?: AbortSignal): Promise<{ baseDigest: string }> {
-  return runPython('trainer/base_digest.py', [folder], { cancelSignal });
-}
-
 /** A step is overdue after 20 times the trainer's own pace, but not before two minutes; loading and saving have half an hour. */
-function hangLimits({ limits }: ResolvedConfig): HangLimits {
+export function hangLimits({ limits }: ResolvedConfig): HangLimits {
   if (limits.hangMinutes === undefined) return { factor: 20, minSeconds: 120, quietSeconds: 1800 };
   const seconds = limits.hangMinutes * 60;
   return { factor: 0, minSeconds: seconds, quietSeconds: Math.max(seconds, 1800) };
 }
 
-function trainerCommand(settings: HostSettings, run: RunDirectory, attempt: number, cut: BatchCut): string[] {
-  return [
-    ...(settings.trainerCommand ?? [trainerPython, join(checkout, 'trainer/train.py')]),
-    ...['--config', run.trainConfig, '--output-dir', run.trainOutput],
-    ...['--events', run.events, '--stop-file', run.stopRequest],
-    ...['--attempt', String(attempt), '--tokenized-cache', join(settings.home, 'cache/tokenized')],
-    ...['--micro-batch', String(cut.microBatch), '--accumulation', String(cut.accumulation)],
-  ];
+/** The cut of an earlier attempt that had come down the ladder, while it is one of the plan's global batch still. */
+function cutStartedWith(
+  last: TrainerProcess | undefined,
+  { gpus, globalBatch, together }: PlannedTraining,
+): BatchCut | undefined {
+  const cut = cutIn(last);
+  const processes = Math.max(1, gpus) * (together?.hosts.length ?? 1);
+  if (cut === undefined || cut.microBatch * cut.accumulation * processes !== globalBatch) return undefined;
+  return cut;
 }
 
-/** The cut that a trainer was started with, maybe by an earlier attempt that had come down the ladder. */
-function cutIn(trainer: TrainerProcess | undefined): BatchCut | undefined {
-  const argv = trainer?.argv ?? [];
-  if (!argv.includes('--micro-batch') || !argv.includes('--accumulation')) return undefined;
-  const valueOf = (flag: string) => Number(argv[argv.indexOf(flag) + 1]);
-  return { microBatch: valueOf('--micro-batch'), accumulation: valueOf('--accumulation') };
+/** Let later plans on this host go by what this training took, if it has seen every row. */
+async function rememberWhatItTook(home: string, run: RunDirectory, cut: BatchCut, gpus: Gpu[]): Promise<void> {
+  const plan = (await readJson<RunRecord>(run.run))?.plan;
+  const took = whatItTook(await readEvents(run.events));
+  if (plan === undefined || took === undefined || took.steps * plan.globalBatch < plan.rows.rows) return;
+  await rememberFor(home, run, plan, cut, gpus, took);
+}
+
+/** Let later plans know that this much did not fit. */
+async function rememberTooMuch(home: string, run: RunDirectory, cut: BatchCut, gpus: Gpu[]): Promise<void> {
+  const plan = (await readJson<RunRecord>(run.run))?.plan;
+  const { memory, secondsPerStep } = plan?.prediction ?? {};
+  if (plan === undefined || memory == null || secondsPerStep == null) return;
+  await rememberFor(home, run, plan, cut, gpus, { reservedBytes: memory.availableBytes, secondsPerStep });
+}
+
+async function rememberFor(
+  home: string,
+  run: RunDirectory,
+  { way, shape, rows }: PlanRecord,
+  cut: BatchCut,
+  gpus: Gpu[],
+  { reservedBytes, secondsPerStep }: Pick<Measurement, 'reservedBytes' | 'secondsPerStep'>,
+): Promise<void> {
+  if (way === null) return;
+  const gradientCheckpointing = await isCheckpointing(run);
+  await rememberMeasurement(home, {
+    ...{ gpu: gpus[0]?.name ?? '', shape, way: { ...way, cut, gradientCheckpointing }, reservedBytes, secondsPerStep },
+    ...{ tokens: rows.longest, mostPictureTokens: rows.mostPictureTokens, answerSpan: rows.answerSpan },
+    ...{ paddedTokens: paddedLength(rows, cut.microBatch), pictureTokens: rows.meanPictureTokens },
+    answerTokens: rows.meanAnswer,
+    measuredAt: new Date().toISOString(),
+  });
 }
 
 /**
@@ -165,7 +206,7 @@ function cutIn(trainer: TrainerProcess | undefined): BatchCut | undefined {
 async function obeyCancellation(run: RunDirectory, owner: string): Promise<void> {
   const why = Context.current().cancellationDetails;
   if (why === undefined || !(why.cancelRequested || why.paused)) return;
-  if (!(await TrainingLedger.isOwner(run, owner))) return;
+  if (!(await TrainingOwnership.isOwner(run, owner))) return;
   const trainer = await findTrainer(run);
   if (trainer === undefined) return;
   if (why.paused) {
@@ -185,14 +226,14 @@ async function stopRunningTrainer(run: RunDirectory): Promise<void> {
 async function failureOf(
   end: Exclude<TrainingEnd, { kind: 'finished' }>,
   run: RunDirectory,
-  ledger: TrainingLedger,
+  ownership: TrainingOwnership,
   checkpointStep: number,
 ): Promise<Error> {
   const { name, how } = describeEnd(end);
   const message = `${how}\nIts log: ${run.trainerLog}`;
   if (end.kind === 'interrupted' || (name !== 'TrainerError' && name !== 'DiskFullError'))
     return new TemperError(name, message);
-  const crashes = await ledger.noteCrash(how, checkpointStep);
+  const crashes = await ownership.noteCrash(how, checkpointStep);
   if (crashes >= CRASH_LIMIT) {
     return ApplicationFailure.nonRetryable(
       `The trainer ended three times in a row without getting past checkpoint ${checkpointStep}. The last time: ${message}`,
@@ -236,9 +277,11 @@ async function summarize(
   const finalLoss = last.length === 0 ? null : last.reduce((sum, loss) => sum + loss, 0) / last.length;
   const resumes = events.filter((each) => each.type === 'started' && each.resumedFrom !== null).length;
   const adapterDigest = isWholeModel
-    ? (await digestOfBase(event.adapter)).baseDigest
+    ? await digestOfBase(event.adapter)
     : await digestOfFile(join(event.adapter, 'adapter_model.safetensors'));
   const loss = finalLoss === null ? '' : `, loss ${finalLoss.toPrecision(3)}`;
+  const failed = events.flatMap((each) => (each.type === 'trackerFailed' ? [each.tracker] : []));
+  const untracked = failed.length === 0 ? '' : `, ${[...new Set(failed)].join(' and ')} failed: see trainer.log`;
   const resumed = resumes === 0 ? '' : `, resumed ${resumes} ×`;
   return {
     adapter: event.adapter,
@@ -251,6 +294,6 @@ async function summarize(
     finalLoss,
     resumes,
     cut,
-    headline: `${event.atStep} of ${event.maxSteps} steps${loss}${resumed}${event.stopped ? ', stopped on request' : ''}`,
+    headline: `${event.atStep} of ${event.maxSteps} steps${loss}${resumed}${event.stopped ? ', stopped on request' : ''}${untracked}`,
   };
 }

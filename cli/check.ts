@@ -6,16 +6,18 @@ import { errorNameOf, messageOf } from '../host/errors.ts';
 import { openRunDirectory } from '../host/run-directory.ts';
 import { loadOptions, type HostSettings } from '../host/settings.ts';
 import { readSettings } from '../workers/settings.ts';
+import { changesOf } from './changes-of.ts';
 import { inTemporaryRun } from './temporary-run.ts';
 
 /** `temper doctor [CONFIG]`: check this host for a config; exit code 1 when a run would be refused. */
-export async function doctor(name: string, { json }: { json?: boolean }): Promise<void> {
+export async function doctor(name: string, { json, set }: { json?: boolean; set: string[] }): Promise<void> {
   const settings = readSettings();
-  const config = readConfig(name, settings);
+  const config = readConfig(name, settings, set);
   await inTemporaryRun(async (home) => {
     const { items } = await inspectHost(config, openRunDirectory(home, 'doctor'), settings.home, {
       mayFetch: false,
       room: join(settings.home, 'runs', 'doctor'),
+      notify: settings.notify,
     });
     if (json) console.log(JSON.stringify({ ok: items.every(({ verdict }) => verdict !== 'error'), items }, null, 2));
     const marks = { ok: 'ok     ', warning: 'warning', error: 'ERROR  ' };
@@ -28,9 +30,9 @@ export async function doctor(name: string, { json }: { json?: boolean }): Promis
   });
 }
 
-function readConfig(name: string, settings: HostSettings): ResolvedConfig {
+function readConfig(name: string, settings: HostSettings, set: string[]): ResolvedConfig {
   try {
-    return loadConfig(name, loadOptions(settings));
+    return loadConfig(name, loadOptions(settings), changesOf(set));
   } catch (error) {
     console.error(`${errorNameOf(error)}: ${messageOf(error)}`);
     process.exit(2);

@@ -1,11 +1,10 @@
 import { addToHistory, readHistory, type DeploymentEvent } from '../host/deployment/history.ts';
 import { listDeployments, readDeployment, stopDeployment, type Deployment } from '../host/deployment/deployments.ts';
 import { TemperError } from '../host/errors.ts';
-import { connectClient } from '../workers/connection.ts';
 import { readSettings } from '../workers/settings.ts';
 import { TASK_QUEUE } from '../workflows/queues.ts';
 import type { rollback as rollbackWorkflow } from '../workflows/rollback.ts';
-import { findUp } from './up.ts';
+import { connectToServer } from './connect-to-server.ts';
 import { rootCause } from './workflow-error.ts';
 
 /** `temper deployments [NAME]`: what serves now, or one deployment's history. */
@@ -20,7 +19,8 @@ export async function listDeployed(name: string | undefined, { json }: { json?: 
 
 function lineOf({ name, champion, swap, page, api, deployedAt }: Deployment): string {
   const proving = swap === null ? '' : '  (has to prove itself yet)';
-  return `${name}  run ${champion.runName}  page ${page.url}  API ${api.url}  since ${deployedAt}${proving}`;
+  const backend = champion.serving.backend === undefined ? '' : `  (${champion.serving.backend})`;
+  return `${name}  run ${champion.runName}${backend}  page ${page.url}  API ${api.url}  since ${deployedAt}${proving}`;
 }
 
 async function printHistory(home: string, name: string, json: boolean): Promise<void> {
@@ -51,12 +51,9 @@ function eventLine({ time, event, model, serves, score, comparison, by, why }: D
 /** `temper rollback NAME`: run the workflow `rollback` and wait for it. */
 export async function rollback(
   deployment: string,
-  { to, by, why }: { to?: string; by?: string; why?: string },
+  { to, by, why, json }: { to?: string; by?: string; why?: string; json?: boolean },
 ): Promise<void> {
-  const { home } = readSettings();
-  const up = await findUp(home);
-  if (up !== undefined) process.env.TEMPORAL_ADDRESS ??= up.address;
-  const client = await connectClient();
+  const client = await connectToServer();
   const workflowId = `rollback-${deployment}-${new Date().toISOString().slice(0, 19).replaceAll(':', '')}`;
   const input = {
     deployment,
@@ -68,14 +65,15 @@ export async function rollback(
     const result = await client.workflow.execute<typeof rollbackWorkflow>('rollback', {
       ...{ taskQueue: TASK_QUEUE, workflowId, args: [input], staticSummary: `Roll back ${deployment}` },
     });
-    console.log(`${result.headline}: page ${result.pageUrl}, API ${result.apiUrl}`);
+    if (json === true) console.log(JSON.stringify(result, null, 2));
+    else console.log(`${result.headline}: page ${result.pageUrl}, API ${result.apiUrl}`);
   } catch (error) {
     throw rootCause(error);
   }
 }
 
 /** `temper undeploy NAME`: stop its page, API and address. */
-export async function undeploy(name: string): Promise<void> {
+export async function undeploy(name: string, { json }: { json?: boolean } = {}): Promise<void> {
   const { home } = readSettings();
   const deployment = await readDeployment(home, name);
   if (deployment === undefined)
@@ -87,5 +85,7 @@ export async function undeploy(name: string): Promise<void> {
   await addToHistory(home, name, {
     ...{ id: `removed ${time}`, time, event: 'removed', model, serves: null, ...(by === undefined ? {} : { by }) },
   });
-  console.log(`${name} is out of service.`);
+  console.log(
+    json === true ? JSON.stringify({ deployment: name, event: 'removed', time }) : `${name} is out of service.`,
+  );
 }

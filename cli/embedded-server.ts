@@ -20,7 +20,12 @@ const START_TIMEOUT_MS = 60_000;
 const STOP_GRACE_MS = 10_000;
 
 /** Start the Temporal CLI's server on loopback, its SQLite file below `home` so that history survives; returns when it serves. */
-export async function startEmbeddedServer(home: string, port: number, uiPort: number): Promise<EmbeddedServer> {
+export async function startEmbeddedServer(
+  home: string,
+  port: number,
+  uiPort: number,
+  more: string[] = [],
+): Promise<EmbeddedServer> {
   await requireFree('Temporal server', port, '--port');
   await requireFree('Temporal UI', uiPort, '--ui-port');
   mkdirSync(home, { recursive: true });
@@ -29,6 +34,7 @@ export async function startEmbeddedServer(home: string, port: number, uiPort: nu
     ...['server', 'start-dev', '--db-filename', join(home, 'temporal.db')],
     ...['--ip', '127.0.0.1', '--port', String(port), '--ui-ip', '127.0.0.1', '--ui-port', String(uiPort)],
     ...['--log-level', 'warn', ...searchAttributes.flatMap((attribute) => ['--search-attribute', attribute])],
+    ...more,
   ];
   const process = identify(startDetached(temporalCli, args, logFile));
   const address = `127.0.0.1:${port}`;

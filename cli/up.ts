@@ -3,9 +3,12 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TemperError } from '../host/errors.ts';
 import { identify, isAlive, stopTree, type ProcessIdentity } from '../host/process-table.ts';
+import { freePort, portIsFree } from '../host/ports.ts';
 import { readJson, writeJson } from '../host/state-file.ts';
 import { connectWorker } from '../workers/connection.ts';
 import { installRuntime, startGpuHost } from '../workers/gpu-host.ts';
+import { serveMetrics } from '../workers/metrics.ts';
+import { reportsPort, serveReports } from '../workers/report-server.ts';
 import { readSettings } from '../workers/settings.ts';
 import { startEmbeddedServer, stopEmbeddedServer } from './embedded-server.ts';
 
@@ -14,8 +17,10 @@ export interface UpRecord {
   process: ProcessIdentity;
   address: string;
   uiUrl: string;
+  reportsUrl: string;
 }
 
+const REPORTS_PORT = 8234;
 const DOWN_GRACE_MS = 60_000;
 
 /** `temper up`: embedded Temporal server and this host's worker, until SIGINT or SIGTERM. */
@@ -28,20 +33,23 @@ export async function up(options: { port: string; uiPort: string }): Promise<voi
       `\`temper up\` already runs for ${settings.home}: server ${running.address}, UI ${running.uiUrl}.`,
     );
   }
+  await serveMetrics(settings);
   installRuntime();
   const server = await startEmbeddedServer(settings.home, Number(options.port), Number(options.uiPort));
   try {
     process.env.TEMPORAL_ADDRESS = server.address;
     const { connection, namespace } = await connectWorker(10_000);
-    const host = await startGpuHost(settings, connection, namespace);
+    const reporting = await serveReports(settings, await portForReports());
+    const host = await startGpuHost(reporting, connection, namespace);
     const own = identify(process.pid);
     if (own !== undefined)
       await writeJson(upFile(settings.home), {
         process: own,
         address: server.address,
         uiUrl: server.uiUrl,
+        reportsUrl: reporting.reportsUrl ?? '',
       } satisfies UpRecord);
-    sayUp(server.address, server.uiUrl);
+    sayUp(server.address, server.uiUrl, reporting.reportsUrl ?? '');
     await Promise.race([host.stopped, untilEnded(server.process)]);
     host.shutdown();
     await host.stopped;
@@ -51,6 +59,11 @@ export async function up(options: { port: string; uiPort: string }): Promise<voi
   }
   console.log('Server and worker are down; trainers and deployed models go on.');
   process.exit(0);
+}
+
+/** The port that is set, the usual one, or any where that is taken: nobody has to know it. */
+async function portForReports(): Promise<number> {
+  return reportsPort() ?? ((await portIsFree(REPORTS_PORT)) ? REPORTS_PORT : freePort());
 }
 
 /** `temper down`: stop the `temper up` of this home. */
@@ -72,11 +85,12 @@ function upFile(home: string): string {
   return join(home, 'up.json');
 }
 
-function sayUp(address: string, uiUrl: string): void {
+function sayUp(address: string, uiUrl: string, reportsUrl: string): void {
   const prefix = address === '127.0.0.1:7233' ? '' : `TEMPORAL_ADDRESS=${address} `;
-  console.log(`Temporal server ${address}, UI ${uiUrl}`);
+  console.log(`Temporal server ${address}, UI ${uiUrl}, reports ${reportsUrl}`);
+  console.log('Start a run:  npx temper start demo --watch');
   console.log(
-    `Start a run:  ${prefix}temporal workflow start --type fineTune --task-queue temper --workflow-id my-run --input '{"config":"demo"}'`,
+    `or            ${prefix}temporal workflow start --type fineTune --task-queue temper --workflow-id my-run --input '{"config":"demo"}'`,
   );
   console.log('Ctrl-C stops server and worker; a training and deployed models go on.');
 }

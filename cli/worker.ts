@@ -1,12 +1,16 @@
 import { connectWorker, readConnection } from '../workers/connection.ts';
 import { installRuntime, startGpuHost } from '../workers/gpu-host.ts';
+import { serveMetrics } from '../workers/metrics.ts';
+import { reportsPort, serveReports } from '../workers/report-server.ts';
 import { readSettings } from '../workers/settings.ts';
 
 const PATIENCE_MS = 24 * 3600_000;
 
 /** `temper worker`: this host's worker until SIGINT or SIGTERM; waits for a server that is not up yet. */
 export async function work(): Promise<void> {
-  const settings = readSettings();
+  const port = reportsPort();
+  const settings = port === undefined ? readSettings() : await serveReports(readSettings(), port);
+  await serveMetrics(settings);
   installRuntime();
   const { address } = readConnection();
   console.log(`worker: connecting to ${address}`);

@@ -7,6 +7,7 @@ export interface SoundParts {
   train: Train;
   model?: ModelSource;
   heldOut?: Config['heldOut'];
+  plan?: Config['plan'];
   evaluate?: Config['evaluate'];
   deploy?: Config['deploy'];
 }
@@ -14,13 +15,14 @@ export interface SoundParts {
 const loopback = new Set(['127.0.0.1', '::1', 'localhost']);
 
 /** Settings that are right one by one and wrong together. */
-export function checkTogether({ train, heldOut, evaluate, deploy }: SoundParts): ConfigIssue[] {
+export function checkTogether({ train, heldOut, plan, evaluate, deploy }: SoundParts): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const refuse = (path: string, message: string) => issues.push({ path, message: `${path}: ${message}` });
   for (const { option, message } of checkOptions({ ...train, streaming: undefined }))
     refuse(`train.${option}`, message);
   checkWhatTemperDoes(train, refuse);
   checkGates(evaluate, heldOut, refuse);
+  checkHosts(plan, refuse);
 
   if (deploy !== undefined) {
     if (deploy.apiPort === deploy.pagePort && deploy.apiPort !== 0) {
@@ -36,6 +38,17 @@ export function checkTogether({ train, heldOut, evaluate, deploy }: SoundParts):
       refuse('deploy.approval', 'manual, and deploy.enabled is false: nothing is there to approve; leave one out');
   }
   return issues;
+}
+
+/** Hosts that train together have to find each other. */
+function checkHosts(plan: SoundParts['plan'], refuse: (path: string, message: string) => void): void {
+  const { hosts, rendezvous } = plan ?? {};
+  if (hosts !== undefined && rendezvous === undefined)
+    refuse('plan.rendezvous', `is missing: name where the other hosts reach ${hosts[0]}, such as 10.0.0.5:29400`);
+  if (hosts === undefined && rendezvous !== undefined)
+    refuse('plan.rendezvous', 'is for hosts that train together, and plan.hosts names none; leave it out');
+  const twice = hosts?.find((host, index) => hosts.indexOf(host) !== index);
+  if (twice !== undefined) refuse('plan.hosts', `${twice} is there twice`);
 }
 
 /** A gate on answers wants rows that are asked. */

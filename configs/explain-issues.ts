@@ -52,7 +52,7 @@ function unknownKey(parent: Path, key: string): ConfigIssue {
   const path = dotted([...parent, key]);
   const elsewhere = placesOf(key).filter((place) => place !== section);
   if (section === 'train') return { path, message: explainUnknownOption(key, elsewhere[0]) };
-  const known = section === '' ? Object.keys(configSchema.shape) : (sections[section] ?? []);
+  const known = section === '' ? Object.keys(configSchema.shape) : (sections[section.replaceAll(/\.\d+/g, '')] ?? []);
   const near = nearest(key, known);
   const hint =
     near !== undefined
@@ -88,7 +88,8 @@ function explain(issue: z.core.$ZodIssue, path: string, value: unknown): string 
     case 'too_big':
       return `${where}: ${show(value)} is too big; it takes ${issue.inclusive === false ? 'less than' : 'at most'} ${issue.maximum}`;
     case 'invalid_format':
-      return `${where}: ${show(value)} won't do; it ${issue.message}`;
+      // Who writes a secret where its variable's name belongs shall not find it in a log.
+      return `${where}: ${/Env$/.test(path) ? 'what stands there' : show(value)} won't do; it ${issue.message}`;
     default:
       return `${where}: ${issue.message}`;
   }
@@ -118,8 +119,10 @@ function keysByPath(path: string, schema: z.core.$ZodType): [string, string[]][]
 }
 
 function shapeOf(schema: z.core.$ZodType): Record<string, z.core.$ZodType> {
-  const inner = (schema as unknown as { def: { innerType?: z.core.$ZodType } }).def.innerType ?? schema;
-  const { shape = {} } = inner as { shape?: Record<string, z.core.$ZodType> };
+  const { innerType, element } = (schema as unknown as { def: Record<string, z.core.$ZodType | undefined> }).def;
+  const inner = innerType ?? element;
+  if (inner !== undefined) return shapeOf(inner);
+  const { shape = {} } = schema as { shape?: Record<string, z.core.$ZodType> };
   return 'lora_rank' in shape ? {} : shape;
 }
 

@@ -11,6 +11,7 @@ import { followLinks, isInside, resolvePaths, type PathScope } from './resolve-p
 import { configSchema, type ResolvedConfig } from './schema.ts';
 import { optionSchema, type TrainOptions } from './train-options.ts';
 import { isOption } from './train-rules.ts';
+import { withChanges, type ConfigChanges } from './with-changes.ts';
 
 export interface LoadOptions extends PathScope {
   allowedRoots: readonly string[];
@@ -25,19 +26,19 @@ const MAX_CONFIG_BYTES = 1024 * 1024;
  * The config of this name (`demo`), at this path below the configs folder, or given as an object: read, checked strictly,
  * resolved. All that is wrong with it comes in one ConfigError.
  */
-export function loadConfig(input: string | object, options: LoadOptions): ResolvedConfig {
+export function loadConfig(input: string | object, options: LoadOptions, changes: ConfigChanges = {}): ResolvedConfig {
   if (typeof input !== 'string')
-    return checkConfig(input, { name: 'inline', source: 'inline' }, () => undefined, options);
-  return loadConfigFile(findConfig(input, options), options);
+    return checkConfig(input, { name: 'inline', source: 'inline' }, () => undefined, options, changes);
+  return loadConfigFile(findConfig(input, options), options, changes);
 }
 
 /** The config in this file, wherever it is. */
-export function loadConfigFile(file: string, options: LoadOptions): ResolvedConfig {
+export function loadConfigFile(file: string, options: LoadOptions, changes: ConfigChanges = {}): ResolvedConfig {
   const shown = isInside(file, options.root) ? relative(options.root, file) : file;
   const { value, issues, locate } = readYaml(readConfigFile(file, shown));
   if (issues.length > 0) throw new ConfigError(shown, issues);
   const name = nameOf(file, options.configsFolder);
-  return checkConfig(value ?? {}, { name, source: shown }, locate, options, file);
+  return checkConfig(value ?? {}, { name, source: shown }, locate, options, changes, file);
 }
 
 /** The names of the configs there are, sorted. */
@@ -51,24 +52,27 @@ export function listConfigs(configsFolder: string): string[] {
 }
 
 function checkConfig(
-  value: unknown,
+  written: unknown,
   origin: Origin,
   locate: ReadYaml['locate'],
   options: LoadOptions,
+  changes: ConfigChanges,
   file = origin.source,
 ): ResolvedConfig {
+  const { value, issues: unchangeable } = withChanges(written, changes);
   const parsed = configSchema.safeParse(value);
   const sound = soundParts(value);
   const { paths, issues: pathIssues } = resolvePaths(sound.train, options, { model: sound.model });
   const wrong = parsed.success ? [] : explainIssues(parsed.error, value);
   const found = [
+    ...unchangeable,
     ...wrong,
     ...missingBase(value),
-    ...inlineScorer(value, origin),
+    ...foreignScorer(origin.source === 'inline' ? value : withChanges({}, changes).value),
     ...checkTogether(sound),
     ...pathIssues,
   ];
-  const issues = found.map((issue) => ({ ...issue, ...locate(issue.path) }));
+  const issues = found.map((issue) => ({ ...issue, ...(issue.path in changes ? {} : locate(issue.path)) }));
   if (!parsed.success || issues.length > 0) throw new ConfigError(origin.source, inOrder(issues));
   return resolveConfig(parsed.data, paths, { name: origin.name, source: file });
 }
@@ -80,12 +84,15 @@ function missingBase(value: unknown): ConfigIssue[] {
   return value.train[name] === undefined ? [{ path: `train.${name}`, message: explainOption(name, undefined) }] : [];
 }
 
-/** Whoever may start a workflow is not thereby allowed to run programs on the host; whoever may write its configs is. */
-function inlineScorer(value: unknown, { source }: Origin): ConfigIssue[] {
-  if (source !== 'inline' || !isRecord(value) || !isRecord(value.evaluate)) return [];
+/**
+ * Whoever may start a workflow is not thereby allowed to run programs on the host; whoever may write its configs is. `value` is
+ * what came with the workflow.
+ */
+function foreignScorer(value: unknown): ConfigIssue[] {
+  if (!isRecord(value) || !isRecord(value.evaluate) || value.evaluate.scorer === undefined) return [];
   const path = 'evaluate.scorer';
-  const message = `${path}: a program of the host is run only for a config file below the configs folder; put the config there`;
-  return value.evaluate.scorer === undefined ? [] : [{ path, message }];
+  const message = `${path}: a program of the host is run only for a config file below the configs folder; put it there`;
+  return [{ path, message }];
 }
 
 /** What of the config is right on its own, so that the checks across settings can say their part beside the schema's. */
@@ -97,12 +104,14 @@ function soundParts(value: unknown): SoundParts {
   const { shape } = configSchema;
   const { data: model } = shape.model.safeParse(given.model);
   const { data: heldOut } = shape.heldOut.safeParse(given.heldOut);
+  const { data: plan } = shape.plan.safeParse(given.plan);
   const { data: evaluate } = shape.evaluate.safeParse(given.evaluate);
   const { data: deploy } = shape.deploy.safeParse(given.deploy);
   return {
     train,
     ...(model === undefined ? {} : { model }),
     ...(heldOut === undefined ? {} : { heldOut }),
+    ...(plan === undefined ? {} : { plan }),
     ...(evaluate === undefined ? {} : { evaluate }),
     ...(deploy === undefined ? {} : { deploy }),
   };

@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { notifyEntry } from './notify-schema.ts';
 import { trainSchema, type TrainOptions } from './train-options.ts';
 
 const model = z.strictObject({
@@ -36,6 +37,38 @@ const dataset = z.strictObject({
     .max(1)
     .default(0.01)
     .describe('With onBadRow drop, the run still fails when more than this share of the rows is bad'),
+});
+
+const plan = z.strictObject({
+  globalBatchSize: z
+    .int()
+    .min(1)
+    .max(65536)
+    .optional()
+    .describe(
+      'Rows of an optimizer step over all GPUs. Default: per_device_train_batch_size × gradient_accumulation_steps × GPUs where train has both, else 16',
+    ),
+  gpus: z.int().min(1).max(1024).optional().describe('At most so many GPUs train. Default: as many as make it faster'),
+  hosts: z
+    .array(z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, "takes hosts' names, as `temper hosts` lists them"))
+    .min(2, 'takes two hosts or more; leave it out for a training on one')
+    .max(64)
+    .optional()
+    .describe(
+      'Hosts that train together, each with as many GPUs as the first, over a runs folder on storage that they share; the run itself is on the first',
+    ),
+  rendezvous: z
+    .string()
+    .regex(/^[A-Za-z0-9.-]+:[1-9]\d{0,4}$/, 'takes ADDRESS:PORT of the first host, such as 10.0.0.5:29400')
+    .optional()
+    .describe(
+      'With hosts: where the others reach the first one, in a private network, since it asks nobody for a password',
+    ),
+  gpuHourPrice: z
+    .number()
+    .positive()
+    .optional()
+    .describe('What an hour of one GPU costs, in your currency, for the cost that a plan states'),
 });
 
 const merge = z.strictObject({
@@ -108,6 +141,18 @@ const deploy = z.strictObject({
     .enum(['process', 'docker'])
     .default('process')
     .describe("process: on this host, outliving the worker; docker: a container of the host's Docker engine"),
+  backend: z
+    .enum(['auto', 'huggingface', 'vllm'])
+    .default('auto')
+    .describe(
+      'What generates the answers: huggingface one at a time, vllm side by side; auto is vllm where it is installed for the runtime and the GPU has compute capability 8.0, else huggingface',
+    ),
+  gpuMemoryShare: z
+    .number()
+    .min(0.05)
+    .max(0.95)
+    .default(0.85)
+    .describe("With backend vllm: it takes this share of what is free of the GPU's memory when it starts"),
   image: z
     .string()
     .regex(/^[\w.-]+(:\d+)?(\/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$/, 'takes the name of an image')
@@ -153,6 +198,14 @@ const deploy = z.strictObject({
 });
 
 const limits = z.strictObject({
+  hostHours: z
+    .number()
+    .positive()
+    .max(8760)
+    .default(72)
+    .describe(
+      "When the run's host has been away for so long, the run goes on on another one that has its directory, or fails saying what is lost",
+    ),
   trainingHours: z
     .number()
     .positive()
@@ -183,10 +236,18 @@ export const configSchema = z
       .describe(
         'Type of the merged and served weights; auto: bf16 where the GPU has it (compute capability 8.0), else fp16',
       ),
+    plan: plan
+      .prefault({})
+      .describe("How the training is cut for this host's GPUs, where train leaves it open; see temper plan"),
     merge: merge.prefault({}).describe('How the adapter is merged into the base'),
     evaluate: evaluate.prefault({}).describe('How base and fine-tuned model are compared'),
     deploy: deploy.prefault({}).describe('Where the model is served'),
     limits: limits.prefault({}).describe('When training is given up'),
+    notify: z
+      .array(notifyEntry)
+      .max(20)
+      .optional()
+      .describe("Who is told how a run ends; [] for nobody. Default: the worker's TEMPER_NOTIFY_URL, if it is set"),
   })
   .describe('A fine-tuning run of Temper');
 

@@ -8,6 +8,12 @@ export const checkout: string = findCheckout(dirname(fileURLToPath(import.meta.u
 /** The Python of the trainer's environment. */
 export const trainerPython: string = join(checkout, 'trainer/.venv/bin/python');
 
+/** The Python that serves with vLLM on a GPU; there after `npm run setup:vllm`. */
+export const vllmPython: string = join(checkout, 'serving/.venv-vllm/bin/python');
+
+/** The same for the CPU, which the tests make. */
+export const vllmCpuPython: string = join(checkout, 'serving/.venv-vllm-cpu/bin/python');
+
 /** The Temporal CLI with its embedded server, installed with the trainer's environment. */
 export const temporalCli: string = join(checkout, 'trainer/.venv/bin/temporal');
 

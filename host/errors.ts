@@ -8,6 +8,7 @@ export const errorNames = [
   'DownloadError',
   'TrainerError',
   'DeploymentError',
+  'NotificationError',
 ] as const;
 
 export type ErrorName = (typeof errorNames)[number];

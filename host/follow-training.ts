@@ -2,6 +2,9 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkout } from './checkout.ts';
+import type { TrainerNote } from './goodput/history.ts';
+import { appendLine } from './json-lines.ts';
+import { LossHistory } from './loss-history.ts';
 import { processorSeconds } from './process-table.ts';
 import type { RunDirectory } from './run-directory.ts';
 import { runProgram } from './subprocess.ts';
@@ -14,9 +17,14 @@ export interface TrainingProgress {
   step: number;
   maxSteps: number | null;
   loss: number | null;
-  /** Seconds an optimizer step takes, the median of the last ones. */
+  /** The loss from the first step to the last one, as so many means as fit a line of a terminal. */
+  losses: number[];
+  /** Seconds an optimizer step takes, the median of the last ones; just after a resume, of those before it. */
   secondsPerStep: number | null;
+  /** Seconds until the last step. */
   etaSeconds: number | null;
+  /** Of GPU memory, by this training's process. */
+  memoryReservedBytes: number | null;
   /** The newest checkpoint marked complete, by its step. */
   checkpointStep: number;
   pid: number;
@@ -48,6 +56,9 @@ export interface HangLimits {
 
 const POLL_MS = 250;
 const PACE_STEPS = 20;
+/** The first steps after a start take longer than those that follow. */
+const PACE_FROM_STEPS = 3;
+const LOSS_POINTS = 60;
 const WORK_SAMPLE_MS = 10_000;
 /** Of the processor, from one sample to the next: waiting threads wake up too. */
 const WORK_SHARE = 0.02;
@@ -72,8 +83,10 @@ export async function followTraining(
     if (work.hasAdvanced()) state.worked();
     const silentSeconds = state.overdueSeconds(options.hang);
     if (silentSeconds !== undefined) {
+      note(run, { type: 'hung', pid: trainer.pid, silentSeconds });
       const stackDump = await dumpStack(run, trainer);
       await stopTrainer(trainer, 5_000);
+      note(run, { type: 'ended', pid: trainer.pid, how: 'it hung' }); // its keeper may have been killed with it
       return { kind: 'hung', silentSeconds, stackDump };
     }
     await sleep(POLL_MS, undefined, { signal: options.signal }).catch(() => {});
@@ -93,8 +106,11 @@ export class TrainingState {
   #step = 0;
   #maxSteps: number | null = null;
   #loss: number | null = null;
+  readonly #losses = new LossHistory();
+  #memoryReservedBytes: number | null = null;
   #checkpointStep = 0;
   #pace: number[] = [];
+  #paceBefore: number | null = null;
   #lastSign = Date.now() / 1000;
   #lastWork = 0;
 
@@ -107,7 +123,9 @@ export class TrainingState {
     this.#place(event);
     if (this.#whose === 'later') return;
     if (event.type === 'started') {
+      this.#paceBefore = this.#steadyPace();
       this.#pace = [];
+      this.#losses.resumeAfter(event.resumedAtStep);
       this.#step = event.resumedAtStep;
       this.#checkpointStep = event.resumedAtStep;
     }
@@ -117,6 +135,8 @@ export class TrainingState {
       this.#step = event.step;
       this.#maxSteps = event.maxSteps;
       this.#loss = event.loss;
+      this.#losses.add(event.step, event.loss);
+      this.#memoryReservedBytes = event.memoryReservedBytes ?? null;
       if (event.secondsPerStep !== undefined) this.#pace = [...this.#pace.slice(1 - PACE_STEPS), event.secondsPerStep];
     }
     if (this.#whose !== 'own') return;
@@ -127,15 +147,17 @@ export class TrainingState {
   }
 
   progress(): TrainingProgress {
-    const secondsPerStep = median(this.#pace);
+    const secondsPerStep = this.#steadyPace();
     const left = this.#maxSteps === null ? null : this.#maxSteps - this.#step;
     return {
       phase: this.#whose === 'earlier' ? 'starting' : this.#phase,
       step: this.#step,
       maxSteps: this.#maxSteps,
       loss: this.#loss,
+      losses: this.#losses.means(LOSS_POINTS).map((loss) => Number(loss.toPrecision(4))),
       secondsPerStep,
       etaSeconds: secondsPerStep === null || left === null ? null : Math.round(secondsPerStep * left),
+      memoryReservedBytes: this.#memoryReservedBytes,
       checkpointStep: this.#checkpointStep,
       pid: this.#pid,
     };
@@ -156,11 +178,21 @@ export class TrainingState {
     return idle > limits.quietSeconds || silent > MOST_SILENT_SECONDS ? Math.round(silent) : undefined;
   }
 
+  #steadyPace(): number | null {
+    const isEnough = this.#pace.length >= PACE_FROM_STEPS || this.#paceBefore === null;
+    return isEnough ? median(this.#pace) : this.#paceBefore;
+  }
+
   #place(event: TrainingEvent): void {
     const since = Math.round(event.time * 1000) >= this.#startedAt;
     if (since && event.type === 'started' && event.pid !== this.#pid) this.#whose = 'later';
     else if (since && this.#whose === 'earlier') this.#whose = 'own';
   }
+}
+
+/** Let the history of the folder's trainers tell a hang from a death. */
+function note(run: RunDirectory, line: TrainerNote): void {
+  appendLine(run.trainers, { ...line, at: new Date().toISOString() });
 }
 
 /** Whether a process tree computes, by the processor time it has used from one sample to the next. */

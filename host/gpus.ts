@@ -19,8 +19,8 @@ const MIB = 1024 * 1024;
  */
 export async function listGpus(visible = process.env.CUDA_VISIBLE_DEVICES): Promise<Gpu[]> {
   const [rows, holders] = await Promise.all([
-    query('gpu', 'index,name,compute_cap,memory.total,memory.free,driver_version,uuid'),
-    query('compute-apps', 'gpu_uuid,pid,used_memory,process_name'),
+    queryNvidiaSmi('gpu', 'index,name,compute_cap,memory.total,memory.free,driver_version,uuid'),
+    queryNvidiaSmi('compute-apps', 'gpu_uuid,pid,used_memory,process_name'),
   ]);
   const gpus = rows.flatMap(([index, name, computeCapability, total, free, driverVersion, uuid]) => {
     if (driverVersion === undefined) return [];
@@ -45,8 +45,8 @@ export async function listGpus(visible = process.env.CUDA_VISIBLE_DEVICES): Prom
   );
 }
 
-/** The comma-separated fields of each line that nvidia-smi answers; none where it fails. */
-async function query(of: string, fields: string): Promise<string[][]> {
+/** The comma-separated fields of each line that nvidia-smi answers, memory in MiB; none where it fails. */
+export async function queryNvidiaSmi(of: 'gpu' | 'compute-apps', fields: string): Promise<string[][]> {
   const result = await runProgram('nvidia-smi', [`--query-${of}=${fields}`, '--format=csv,noheader,nounits'], {
     timeoutMs: 20_000,
   });

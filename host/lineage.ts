@@ -3,12 +3,15 @@ import { createReadStream, existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parse } from 'yaml';
+import { digestOfBase } from './base-digest.ts';
+import type { ResolvedConfig } from '../configs/schema.ts';
+import { digestOfConfig } from './config-digest.ts';
 import { digestOfFile, digestOfValue } from './digest.ts';
 import { messageOf, TemperError } from './errors.ts';
 import { runPython } from './python.ts';
 import { runDirectory, type RunDirectory } from './run-directory.ts';
 import { readJson } from './state-file.ts';
-import { decisiveOptions, type TrainingOptions } from './training-config.ts';
+import { decisiveInputs, type TrainingOptions } from './training-config.ts';
 
 /** What a served model says of itself. */
 export interface Served {
@@ -91,13 +94,13 @@ function servedLink({ by, runName, modelDigest }: Served, { manifest }: Chain): 
 
 async function runLink({ run, manifest }: Chain): Promise<Link> {
   const { outcome, finishedAt, config } = manifest;
-  const record = await readJson<{ config: unknown }>(run.run);
+  const record = await readJson<{ config: ResolvedConfig }>(run.run);
   return {
     link: 'run',
     what: [`${outcome} at ${finishedAt}, config ${config.name}: ${run.path}`],
     digest: config.digest,
     paths: [run.path, run.run, run.manifest],
-    problems: differs(`the config in ${run.run}`, config.digest, record && digestOfValue(record.config)),
+    problems: differs(`the config in ${run.run}`, config.digest, record && digestOfConfig(record.config)),
   };
 }
 
@@ -145,7 +148,7 @@ async function adapterProblems({ path, digest }: Trained, merge: MergeRecord | u
 async function wholeModelProblems({ path, digest }: Trained, merge: MergeRecord, verify: boolean): Promise<string[]> {
   return [
     ...differs('the model that was brought to its type', digest, merge.baseDigest),
-    ...(verify ? differs(path, digest, await digestOfModel(path)) : []),
+    ...(verify ? differs(path, digest, await digestOfBase(path)) : []),
   ];
 }
 
@@ -153,13 +156,17 @@ async function wholeModelProblems({ path, digest }: Trained, merge: MergeRecord,
 async function trainingProblems(run: RunDirectory, { dataset, base }: Manifest): Promise<string[]> {
   const stage = await readJson<{ inputDigest: string }>(join(run.stages, 'trainModel.json'));
   const environment = await readJson<{ versions: Record<string, string> }>(run.environment);
-  const options = parse(await readFile(run.trainConfig, 'utf8'), { version: '1.1' }) as TrainingOptions;
-  const inputs = {
-    options: decisiveOptions(options),
-    dataset: dataset?.digest,
-    base: base?.digest,
-    versions: environment?.versions,
-  };
+  const record = await readJson<{ plan?: { globalBatch: number; continuedFrom?: { adapterDigest: string } | null } }>(
+    run.run,
+  );
+  const inputs = decisiveInputs({
+    options: parse(await readFile(run.trainConfig, 'utf8'), { version: '1.1' }) as TrainingOptions,
+    globalBatch: record?.plan?.globalBatch ?? 0,
+    dataset: dataset?.digest ?? '',
+    base: base?.digest ?? '',
+    continuedFrom: record?.plan?.continuedFrom?.adapterDigest ?? null,
+    versions: environment?.versions ?? {},
+  });
   if (stage?.inputDigest === digestOfValue(inputs)) return [];
   return ['it was trained on other rows, options, packages or another base than the run has now: it was begun again'];
 }
@@ -168,13 +175,9 @@ async function baseLink({ manifest: { base }, merge, verify }: Chain): Promise<L
   if (base === null) return missing('base', 'the run has no base');
   const problems = [
     ...(merge?.adapterDigest === null ? [] : differs('the base of the merge', base.digest, merge?.baseDigest)),
-    ...(await failureOf(async () => (verify ? differs(base.path, base.digest, await digestOfModel(base.path)) : []))),
+    ...(await failureOf(async () => (verify ? differs(base.path, base.digest, await digestOfBase(base.path)) : []))),
   ];
   return { link: 'base', what: [base.path], digest: base.digest, paths: [base.path], problems };
-}
-
-async function digestOfModel(folder: string): Promise<string> {
-  return (await runPython<{ baseDigest: string }>('trainer/base_digest.py', [folder])).baseDigest;
 }
 
 async function datasetLink({ run, manifest: { dataset }, verify }: Chain): Promise<Link> {

@@ -14,6 +14,8 @@ export interface PythonOptions {
   cancelSignal?: AbortSignal | undefined;
   onProgress?: ((progress: PythonProgress) => void) | undefined;
   env?: Record<string, string>;
+  /** What the program reads from stdin. */
+  input?: string;
   /** Default: the checkout. */
   cwd?: string;
 }
@@ -27,6 +29,7 @@ export async function runPython<T>(script: string, args: string[], options: Pyth
   const outcome = await runProgram(trainerPython, [join(checkout, script), ...args], {
     cwd: options.cwd ?? checkout,
     cancelSignal: options.cancelSignal,
+    ...(options.input === undefined ? {} : { input: options.input }),
     env: { PYTHONUNBUFFERED: '1', ...options.env },
     onLine: (line) => {
       const event = parseLine(line);

@@ -8,6 +8,7 @@ export interface RunDirectory {
   readonly run: string;
   readonly environment: string;
   readonly stages: string;
+  readonly stageAttempts: string;
   readonly baseOverlay: string;
   readonly dataset: string;
   readonly datasetReport: string;
@@ -16,9 +17,11 @@ export interface RunDirectory {
   readonly trainConfig: string;
   readonly trainOutput: string;
   readonly trainByHand: string;
+  readonly continuedFrom: string;
   readonly trainerLog: string;
   readonly process: string;
   readonly exit: string;
+  readonly trainers: string;
   readonly events: string;
   readonly stopRequest: string;
   readonly attempts: string;
@@ -26,6 +29,7 @@ export interface RunDirectory {
   readonly mergeAudit: string;
   readonly evaluation: string;
   readonly deployment: string;
+  readonly notifications: string;
   readonly manifest: string;
   readonly report: string;
 }
@@ -49,6 +53,7 @@ export function runDirectory(home: string, runName: string): RunDirectory {
     run: join(path, 'run.json'),
     environment: join(path, 'environment.json'),
     stages: join(path, 'stages'),
+    stageAttempts: join(path, 'stage-attempts.jsonl'),
     baseOverlay: join(path, 'base-fp16'),
     dataset,
     datasetReport: join(dataset, 'report.json'),
@@ -57,9 +62,11 @@ export function runDirectory(home: string, runName: string): RunDirectory {
     trainConfig: join(train, 'config.yaml'),
     trainOutput: join(train, 'output'),
     trainByHand: join(train, 'by-hand'),
+    continuedFrom: join(train, 'continued-from'),
     trainerLog: join(train, 'trainer.log'),
     process: join(train, 'process.json'),
     exit: join(train, 'exit.json'),
+    trainers: join(train, 'trainers.jsonl'),
     events: join(train, 'events.jsonl'),
     stopRequest: join(train, 'stop-request.json'),
     attempts: join(train, 'attempts.json'),
@@ -67,8 +74,26 @@ export function runDirectory(home: string, runName: string): RunDirectory {
     mergeAudit: join(merged, 'merge.json'),
     evaluation: join(path, 'evaluation.json'),
     deployment: join(path, 'deployment.json'),
+    notifications: join(path, 'notifications.jsonl'),
     manifest: join(path, 'manifest.json'),
     report: join(path, 'report.html'),
+  };
+}
+
+/**
+ * The run's directory as the other hosts of a training see it: what a host's part of the trainer writes for itself lies in
+ * `train/node-<rank>/`, all else is shared.
+ */
+export function nodeDirectory(run: RunDirectory, rank: number): RunDirectory {
+  const train = join(run.train, `node-${rank}`);
+  return {
+    ...run,
+    train,
+    trainerLog: join(train, 'trainer.log'),
+    process: join(train, 'process.json'),
+    exit: join(train, 'exit.json'),
+    trainers: join(train, 'trainers.jsonl'),
+    events: join(train, 'events.jsonl'),
   };
 }
 

@@ -103,6 +103,29 @@ export function startDetached(file: string, args: string[], logFile: string, env
   }
 }
 
+/**
+ * Start a program that may stay when this process ends, such as a browser, and see for so long how it does: its exit code, or
+ * undefined while it runs; `problem` says why it could not be started, or the last of its stderr.
+ */
+export async function handOver(
+  file: string,
+  args: string[],
+  patienceMs: number,
+): Promise<{ exitCode: number | undefined; problem: string | undefined }> {
+  const subprocess = spawn(file, args, { detached: true, stdio: ['ignore', 'ignore', 'pipe'] });
+  let said = '';
+  subprocess.stderr.on('data', (data: Buffer) => (said = `${said}${data.toString()}`.slice(-4_000)));
+  const ended = new Promise<{ exitCode: number | undefined; problem: string | undefined }>((resolve) => {
+    subprocess.on('error', (error) => resolve({ exitCode: -1, problem: error.message }));
+    subprocess.on('close', (code) => resolve({ exitCode: code ?? -1, problem: lastLines(said, 1) || undefined }));
+  });
+  const patience = sleep(patienceMs, { exitCode: undefined, problem: undefined });
+  const outcome = await Promise.race([ended, patience]);
+  subprocess.stderr.destroy();
+  subprocess.unref();
+  return outcome;
+}
+
 /** The last `count` lines of a text. */
 export function lastLines(text: string, count: number): string {
   return text.trimEnd().split('\n').slice(-count).join('\n');

@@ -57,7 +57,7 @@ export function trainerIsAlive(trainer: TrainerProcess): boolean {
  */
 export async function startTrainer(
   run: RunDirectory,
-  options: { argv: string[]; attempt: number; owner: string },
+  options: { argv: string[]; env?: Record<string, string>; attempt: number; owner: string },
 ): Promise<TrainerProcess> {
   const before = await lastTrainer(run);
   const keeperArgs = [
@@ -66,7 +66,7 @@ export async function startTrainer(
     ...['--grace', String(KEEPER_GRACE_SECONDS), '--lock-wait', String(LOCK_WAIT_SECONDS)],
     ...['--', ...options.argv],
   ];
-  const pid = startDetached(trainerPython, keeperArgs, run.trainerLog, longRunningPython);
+  const pid = startDetached(trainerPython, keeperArgs, run.trainerLog, { ...longRunningPython, ...options.env });
   const keeper = identify(pid);
   for (;;) {
     const keeperIsAlive = keeper !== undefined && isAlive(keeper);

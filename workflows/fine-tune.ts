@@ -1,15 +1,13 @@
 import {
-  ActivityFailure,
   allHandlersFinished,
   ApplicationFailure,
   CancellationScope,
   condition,
   isCancellation,
+  patched,
   setCurrentDetails,
   setHandler,
   workflowInfo,
-  type ActivityFunctionWithOptions,
-  type ActivityOptions,
 } from '@temporalio/workflow';
 import type { Approval, DeployModelResult } from '../activities/deploy-model.ts';
 import type { EvaluateModelResult } from '../activities/evaluate-model.ts';
@@ -17,27 +15,29 @@ import type { MergeAdapterResult } from '../activities/merge-adapter.ts';
 import type { RunOutcome } from '../activities/record-run.ts';
 import type { ResolvedConfig } from '../configs/schema.ts';
 import { ApprovalDesk } from './approval.ts';
+import { requireInput, type FineTuneInput } from './fine-tune-input.ts';
 import { progressQuery, stageStartedSignal, stopTrainingUpdate } from './messages.ts';
-import { ProgressBoard, type StageName } from './progress.ts';
-import * as stages from './stages.ts';
+import { Notices } from './notices.ts';
+import { placeRun } from './placement.ts';
+import { ProgressBoard } from './progress.ts';
+import { now, reasonOf, StageRunner } from './stage-runner.ts';
+import { trainTogether } from './train-together.ts';
+import { Visibility } from './visibility.ts';
 
-export interface FineTuneInput {
-  /** The name or path of a YAML below the configs folder, or the config itself. */
-  config: string | Record<string, unknown>;
-}
+export type { FineTuneInput };
 
 export interface FineTuneResult {
   outcome: RunOutcome;
   runName: string;
   runDirectory: string;
-  /** Why it was not deployed, or rolled back. */
+  /** Why it was not deployed, was rolled back, or had nothing to train. */
   why: string | null;
   /** Address of the served model's OpenAI-compatible API, and of its chat page. */
   apiUrl: string | null;
   pageUrl: string | null;
   evaluation: EvaluateModelResult['scores'] | null;
-  /** Totals of the merge; `merged/merge.json` has them for each tensor. */
-  merge: Pick<MergeAdapterResult, 'tensors' | 'merged' | 'bytes' | 'rounding'>;
+  /** Totals of the merge; `merged/merge.json` has them for each tensor. null when nothing was trained. */
+  merge: Pick<MergeAdapterResult, 'tensors' | 'merged' | 'bytes' | 'rounding'> | null;
 }
 
 /** Fine-tune a Qwen3-VL by a config and put it into service: check → validate → train → merge → fp16 → judge → deploy. */
@@ -46,100 +46,137 @@ export async function fineTune(input: FineTuneInput): Promise<FineTuneResult> {
   const board = new ProgressBoard(runName, (changed) => setCurrentDetails(changed.toMarkdown()));
   setHandler(progressQuery, () => board.toJSON());
   setHandler(stageStartedSignal, ({ stage, attempt }) => board.began(stage, attempt, now()));
+  const runner = new StageRunner(board);
   const stopTraining = async (request: { reason?: string }) =>
-    (await stages.requestStop({ reason: request?.reason ?? '' })).headline;
+    (await runner.call('requestStop', { reason: request?.reason ?? '' })).headline;
   setHandler(stopTrainingUpdate, stopTraining, { validator: (_request) => requireTraining(board) });
   const desk = new ApprovalDesk();
+  const notices = new Notices();
   let undo = (): Promise<unknown> => Promise.resolve();
 
   try {
     requireInput(input);
-    const loaded = await runStage(board, 'loadConfig', 'Read and check the config', stages.loadConfig, input);
-    const { config, modelName } = loaded;
-    const environment = await runStage(
-      board,
-      'checkEnvironment',
-      'Check host, packages and base',
-      stages.checkEnvironment,
-      { config },
+    const { host, onlyIfChanged, minNewRows = 1, continueFrom = 'base' } = input;
+    const wanted = { config: input.config, ...(input.set && { set: input.set }) };
+    if (patched('host-queues')) runner.settle(await placeRun({ runName, ...wanted, ...(host && { host }) }));
+    const loaded = await runner.run('loadConfig', 'Read and check the config', wanted);
+    const { config, modelName, configDigest } = loaded;
+    board.link({ path: loaded.path ?? null, reportUrl: loaded.reportUrl ?? null });
+    notices.loaded(loaded);
+    if (config.limits.hostHours !== undefined) runner.allowAway(config.limits.hostHours);
+    runner.visibility = new Visibility(loaded.isIndexed === true);
+    runner.visibility.trains(modelName);
+    const environment = await runner.run('checkEnvironment', 'Check host, packages and base', {
+      config,
+    });
+    const dataset = await runner.run('validateDataset', `Check every row of ${String(config.train.dataset)}`, {
+      config,
+    });
+    if (onlyIfChanged === true || input.minNewRows !== undefined) {
+      const change = await runner.call('detectChange', { config, configDigest, dataset, minNewRows });
+      if (!change.changed) return await endUnchanged(runner, notices, runName, change.headline);
+    }
+    const { plan } = await runner.run('planTraining', "Fit the training to this host's GPUs", {
+      ...{ config, environment, dataset },
+      ...(continueFrom === 'base' ? {} : { continueFrom }),
+    });
+    const training = await trainTogether(runner, { config, plan }, () =>
+      runner.run(
+        'trainModel',
+        `Train ${modelName} with LLaMA-Factory`,
+        { config, environment, dataset, plan },
+        { scheduleToCloseTimeout: `${config.limits.trainingHours}h` },
+      ),
     );
-    const dataset = await runStage(
-      board,
-      'validateDataset',
-      `Check every row of ${String(config.train.dataset)}`,
-      stages.validateDataset,
-      { config },
-    );
-    const training = await runStage(
-      board,
-      'trainModel',
-      `Train ${modelName} with LLaMA-Factory`,
-      stages.trainModel,
-      { config, environment, dataset },
-      { scheduleToCloseTimeout: `${config.limits.trainingHours}h` },
-    );
-    const merge = await runStage(board, 'mergeAdapter', `Merge the adapter into ${modelName}`, stages.mergeAdapter, {
+    const merge = await runner.run('mergeAdapter', `Merge the adapter into ${modelName}`, {
       config,
       environment,
       training,
     });
     const patch =
       environment.precision === 'fp16'
-        ? await runStage(board, 'patchFp16', 'Prove the merged model in fp16', stages.patchFp16, { merge, dataset })
-        : skip(board, 'patchFp16', `serves in ${environment.precision}`);
+        ? await runner.run('patchFp16', 'Prove the merged model in fp16', { merge, dataset })
+        : runner.skip('patchFp16', `serves in ${environment.precision}`);
     const model = patch ?? merge;
     const served = { config, environment, model };
-    undo = () => stages.discardCandidate({ ...served, rejected: null });
+    undo = () => runner.call('discardCandidate', { ...served, rejected: null });
     const isJudged = config.evaluate.enabled && (dataset.heldOutRows > 0 || config.deploy.enabled);
     const evaluation = isJudged
-      ? await runStage(board, 'evaluateModel', 'Judge the candidate on held-out rows', stages.evaluateModel, {
+      ? await runner.run('evaluateModel', 'Judge the candidate on held-out rows', {
           ...served,
           dataset,
           baseDigest: training.baseDigest,
         })
-      : skip(board, 'evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
-    const admission = await admit(board, desk, config, evaluation);
+      : runner.skip('evaluateModel', config.evaluate.enabled ? 'no rows are held out' : 'evaluate.enabled is false');
+    if (evaluation !== null) {
+      runner.visibility.scores(evaluation.scores.candidate.score);
+      notices.evaluated(evaluation);
+    }
+    const ask = (approvalHours: number) => notices.tell('awaitingApproval', runner.hostName, { approvalHours });
+    const admission = await admit(board, desk, config, evaluation, ask);
     const digests = {
-      config: loaded.configDigest,
+      config: configDigest,
       dataset: dataset.digest,
       base: training.baseDigest,
       adapter: training.adapterDigest,
     };
     const deployment = admission.admitted
-      ? await runStage(board, 'deployModel', `Put into service as ${config.deploy.name}`, stages.deployModel, {
+      ? await runner.run('deployModel', `Put into service as ${config.deploy.name}`, {
           ...served,
           digests,
           evaluation,
           approval: admission.approval,
         })
-      : skip(board, 'deployModel', admission.why);
+      : runner.skip('deployModel', admission.why);
     if (!admission.admitted && admission.isRejection)
-      await stages.discardCandidate({ ...served, rejected: { ...admission, evaluation } });
+      await runner.call('discardCandidate', { ...served, rejected: { ...admission, evaluation } });
 
+    board.link({ apiUrl: deployment?.apiUrl ?? null, pageUrl: deployment?.pageUrl ?? null });
     const { tensors, merged, bytes, rounding } = merge;
     const outcome = outcomeOf(admission, deployment);
     await condition(allHandlersFinished);
-    const { runDirectory } = await stages.recordRun({ outcome, progress: board.toJSON() });
+    runner.visibility.ends(outcome);
+    const { runDirectory } = await runner.call('recordRun', { outcome, progress: board.toJSON() });
+    const why = admission.admitted ? (deployment?.why ?? null) : admission.why;
+    const urls = { apiUrl: deployment?.apiUrl ?? null, pageUrl: deployment?.pageUrl ?? null };
+    await notices.tell(outcome, runner.hostName, { why, ...urls });
     return {
-      outcome,
-      runName,
-      runDirectory,
-      why: admission.admitted ? (deployment?.why ?? null) : admission.why,
-      apiUrl: deployment?.apiUrl ?? null,
-      pageUrl: deployment?.pageUrl ?? null,
+      ...{ outcome, runName, runDirectory, why, ...urls },
       evaluation: evaluation?.scores ?? null,
       merge: { tensors, merged, bytes, rounding },
     };
   } catch (error) {
-    if (board.get('loadConfig').state === 'done') {
-      const outcome: RunOutcome = isCancellation(error) ? 'cancelled' : 'failed';
+    const outcome: RunOutcome = isCancellation(error) ? 'cancelled' : 'failed';
+    const isLoaded = board.get('loadConfig').state === 'done';
+    if (isLoaded) {
+      runner.visibility.ends(outcome);
       await CancellationScope.nonCancellable(async () => {
         await undo().catch(() => {});
-        await stages.recordRun({ outcome, progress: board.toJSON() });
+        await runner.call('recordRun', { outcome, progress: board.toJSON() });
       }).catch(() => {});
     }
+    const why = isCancellation(error) ? null : reasonOf(error);
+    if (isLoaded || patched('notifications')) await notices.tell(outcome, runner.hostName, { why });
     throw error;
   }
+}
+
+/** The end of a run that found nothing new to train on. */
+async function endUnchanged(
+  runner: StageRunner,
+  notices: Notices,
+  runName: string,
+  why: string,
+): Promise<FineTuneResult> {
+  runner.skipRest(why);
+  runner.visibility.ends('unchanged');
+  await condition(allHandlersFinished);
+  const { runDirectory } = await runner.call('recordRun', { outcome: 'unchanged', progress: runner.board.toJSON() });
+  await notices.tell('unchanged', runner.hostName, { why });
+  return {
+    ...{ outcome: 'unchanged', runName, runDirectory, why },
+    ...{ apiUrl: null, pageUrl: null, evaluation: null, merge: null },
+  };
 }
 
 type Admission =
@@ -151,6 +188,7 @@ async function admit(
   desk: ApprovalDesk,
   { deploy }: ResolvedConfig,
   evaluation: EvaluateModelResult | null,
+  ask: (approvalHours: number) => Promise<void>,
 ): Promise<Admission> {
   if (!deploy.enabled) return { admitted: false, isRejection: false, why: 'deploy.enabled is false' };
   if (evaluation?.verdict.passed === false)
@@ -158,6 +196,8 @@ async function admit(
   if (deploy.approval === 'none') return { admitted: true, approval: null };
   const headline = `updates approve and reject are taken for ${deploy.approvalHours} h`;
   board.set('deployModel', { state: 'awaitingApproval', headline });
+  // Whoever is told may be quick, and the hours count from now.
+  void ask(deploy.approvalHours);
   const decision = await desk.wait(deploy.approvalHours);
   if (decision === undefined)
     return { admitted: false, isRejection: true, why: `nobody approved it within ${deploy.approvalHours} h` };
@@ -170,55 +210,8 @@ function outcomeOf(admission: Admission, deployment: DeployModelResult | null): 
   return !admission.admitted && admission.isRejection ? 'rejected' : 'finished';
 }
 
-/** Run one stage's activity and keep the board true about it. */
-async function runStage<I, O extends { headline: string; attempt?: number }>(
-  board: ProgressBoard,
-  stage: StageName,
-  summary: string,
-  activity: ActivityFunctionWithOptions<(input: I) => Promise<O>>,
-  input: I,
-  options: ActivityOptions = {},
-): Promise<O> {
-  board.set(stage, { state: 'scheduled', started: now() });
-  try {
-    const result = await activity.executeWithOptions({ ...options, summary }, [input]);
-    board.set(stage, { state: 'done', finished: now(), attempt: result.attempt ?? 1, headline: result.headline });
-    return result;
-  } catch (error) {
-    const state = isCancellation(error) ? 'cancelled' : 'failed';
-    board.set(stage, { state, finished: now(), headline: reasonOf(error) });
-    throw error;
-  }
-}
-
-function skip(board: ProgressBoard, stage: StageName, why: string): null {
-  board.set(stage, { state: 'skipped', headline: why });
-  return null;
-}
-
-function requireInput(input: FineTuneInput | undefined): void {
-  const config = input?.config;
-  const usable = (typeof config === 'string' && config !== '') || (typeof config === 'object' && config !== null);
-  const unknown = Object.keys(input ?? {}).filter((key) => key !== 'config');
-  if (usable && unknown.length === 0) return;
-  const wrong = unknown.length > 0 ? `the input has unknown keys: ${unknown.join(', ')}` : 'the input has no config';
-  throw ApplicationFailure.nonRetryable(
-    `fineTune takes one object, {"config": "<name or path of a YAML, or the config itself>"}; ${wrong}.`,
-    'ConfigError',
-  );
-}
-
 function requireTraining(board: ProgressBoard): void {
   const { state } = board.get('trainModel');
   if (state === 'running' || state === 'scheduled') return;
   throw ApplicationFailure.nonRetryable(`There is no training to stop: trainModel is ${state}.`, 'ConfigError');
-}
-
-function reasonOf(error: unknown): string {
-  const cause = error instanceof ActivityFailure && error.cause !== undefined ? error.cause : error;
-  return cause instanceof Error ? cause.message : String(cause);
-}
-
-function now(): string {
-  return new Date().toISOString();
 }

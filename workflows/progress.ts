@@ -3,6 +3,7 @@ export const stageNames = [
   'loadConfig',
   'checkEnvironment',
   'validateDataset',
+  'planTraining',
   'trainModel',
   'mergeAdapter',
   'patchFp16',
@@ -32,11 +33,21 @@ export interface RunProgress {
   stages: StageProgress[];
 }
 
+/** Where to look for more than the board says; null what is not there (yet). */
+export interface RunLinks {
+  /** Of the run's directory, on its host. */
+  path: string | null;
+  reportUrl: string | null;
+  pageUrl: string | null;
+  apiUrl: string | null;
+}
+
 /** Keeps the stages' states and tells `onChange` after each change. */
 export class ProgressBoard {
   readonly #stages: StageProgress[];
   readonly #runName: string;
   readonly #onChange: (board: ProgressBoard) => void;
+  readonly #links: RunLinks = { path: null, reportUrl: null, pageUrl: null, apiUrl: null };
 
   constructor(runName: string, onChange: (board: ProgressBoard) => void) {
     this.#runName = runName;
@@ -57,9 +68,14 @@ export class ProgressBoard {
     this.#onChange(this);
   }
 
-  /** An attempt of a stage began on a host; late news about a stage that has ended is passed over. */
+  link(links: Partial<RunLinks>): void {
+    Object.assign(this.#links, links);
+    this.#onChange(this);
+  }
+
+  /** An attempt of a stage began on a host; late news about one that has ended, or about no stage, is passed over. */
   began(stage: StageName, attempt: number, at: string): void {
-    const { state } = this.get(stage);
+    const state = this.#stages.find((candidate) => candidate.stage === stage)?.state;
     if (state === 'scheduled' || state === 'running') this.set(stage, { state: 'running', started: at, attempt });
   }
 
@@ -73,8 +89,35 @@ export class ProgressBoard {
     return { runName: this.#runName, stages: this.#stages.map((stage) => ({ ...stage })) };
   }
 
-  /** A Markdown table for the Temporal UI. */
+  /** For the Temporal UI: what goes on, a table of the stages, and where to look. */
   toMarkdown(): string {
+    return [this.#nowMarkdown(), this.#tableMarkdown(), this.#linksMarkdown()]
+      .filter((part) => part !== '')
+      .join('\n\n');
+  }
+
+  #nowMarkdown(): string {
+    const failed = this.#stages.find(({ state }) => state === 'failed');
+    if (failed !== undefined) return `**${failed.stage} failed:** ${failed.headline ?? ''}`;
+    if (this.#stages.some(({ state }) => state === 'awaitingApproval')) return approvalMarkdown(this.#runName);
+    const current = this.#stages.find(({ state }) => state === 'running' || state === 'scheduled');
+    if (current === undefined) return '';
+    const attempt = (current.attempt ?? 1) > 1 ? `, attempt ${current.attempt}` : '';
+    return `**${current.stage}**${attempt}. Live in a terminal: \`npx temper watch ${this.#runName}\``;
+  }
+
+  #linksMarkdown(): string {
+    const { path, reportUrl, pageUrl, apiUrl } = this.#links;
+    const open = `\`npx temper report ${this.#runName} --open\``;
+    return [
+      ...(pageUrl === null ? [] : [`[chat page](${pageUrl})`]),
+      ...(apiUrl === null ? [] : [`[API](${apiUrl}/v1/models)`]),
+      ...(reportUrl === null ? (path === null ? [] : [`report: ${open}`]) : [`[report](${reportUrl})`]),
+      ...(path === null ? [] : [`directory: \`${path}\``]),
+    ].join(' · ');
+  }
+
+  #tableMarkdown(): string {
     const marks: Record<StageState, string> = {
       waiting: '·',
       awaitingApproval: '**waiting for approval**',
@@ -93,6 +136,12 @@ export class ProgressBoard {
     const head = ['stage | state | started | finished | attempt | result', '--- | --- | --- | --- | --- | ---'];
     return [...head, ...rows].map((row) => `| ${row} |`).join('\n');
   }
+}
+
+function approvalMarkdown(runName: string): string {
+  const command = (name: string) =>
+    `temporal workflow update execute --workflow-id ${runName} --name ${name} --input '{"by":"…","why":"…"}'`;
+  return `**Waits for approval.** Swap the candidate in, or leave the champion:\n\n\`\`\`\n${command('approve')}\n${command('reject')}\n\`\`\``;
 }
 
 function timeOfDay(iso: string | null): string {

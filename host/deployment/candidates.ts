@@ -46,7 +46,7 @@ export async function startCandidate(
   if (running?.modelDir === model.modelDir) return running;
   if (running !== undefined) await discardCandidate(running);
   const champion = await findDeployment(home, name);
-  const placement = await choosePlacement(wanted, { ...model, cpu: model.serving.cpu, champion }, signal);
+  const placement = await choosePlacement(wanted, { ...model, champion }, signal);
   report({ message: `starting the candidate ${placement.mode} the champion: ${placement.reason}`, placement });
   const starting: RecordedCandidate = { ...model, place, placement, server: null };
   // Recorded first: whoever comes after a crash in the middle of the start stops it.

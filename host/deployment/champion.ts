@@ -19,8 +19,9 @@ export async function stopChampion(deployment: Deployment): Promise<Deployment> 
 export async function restoreChampion(deployment: Deployment): Promise<Deployment> {
   const server = await running(deployment.champion);
   const restored = { ...deployment, champion: { ...deployment.champion, server } };
-  await recordDeployment(restored);
   await pointFront(deployment.front, 'api', server.port);
+  // Recorded last: as long as no server is recorded, whoever comes after a crash restores it again.
+  await recordDeployment(restored);
   return restored;
 }
 

@@ -73,6 +73,6 @@ export function championBefore(
   return proved.findLast(({ model }) => runName === undefined || model.runName === runName);
 }
 
-function historyFile(home: string, name: string): string {
+export function historyFile(home: string, name: string): string {
   return join(deploymentFolder(home, name), 'history.jsonl');
 }

@@ -18,7 +18,7 @@ import {
   type ReleasedModel,
 } from './deployments.ts';
 import { digestOfValue } from '../digest.ts';
-import { frontServes, pointFront, startFront, stopFront } from './front.ts';
+import { frontServes, pointedAt, pointFront, startFront, stopFront } from './front.ts';
 import {
   deploymentFolder,
   isSameModel,
@@ -128,7 +128,8 @@ async function addressFor(
     before !== undefined &&
     digestOfValue(before.address) === digestOfValue(address) &&
     (await frontServes(before.front));
-  if (isKept && (await serverRuns(before.pageServer))) return before;
+  const hasSameKey = before?.champion.serving.apiKeyEnv === serving.apiKeyEnv;
+  if (isKept && hasSameKey && (await serverRuns(before.pageServer))) return before;
   report({ message: `starting the address and the chat page of ${place.name}` });
   const folder = deploymentFolder(place.home, place.name);
   const front = isKept ? before.front : await startFront({ ...place, ...address, folder, signal });
@@ -189,11 +190,11 @@ async function rollBack(
     await pointFront(front, 'api', null);
     await retire(champion, front); // its memory may be what the one before needs
   }
-  const restored: ReleasedModel = { ...previous, server: await running(previous) };
-  const settled: Deployment = { ...deployment, champion: restored, swap: null };
-  await recordDeployment(settled);
-  await pointFront(front, 'api', (restored.server as Server).port);
+  const server = await running(previous);
+  await pointFront(front, 'api', server.port);
   if (runsBeside) await retire(champion, front);
+  const settled: Deployment = { ...deployment, champion: { ...previous, server }, swap: null };
+  await recordDeployment(settled); // last: as long as it names the swap, an attempt after a crash does all of this again
   return { outcome: 'rolledBack', why, deployment: settled };
 }
 
@@ -207,7 +208,7 @@ function eventOf(
 }
 
 async function isWhole({ front, pageServer, champion }: Deployment): Promise<boolean> {
-  const servers = [pageServer, ...(champion.server === null ? [] : [champion.server])];
-  const runs = await Promise.all(servers.map(serverRuns));
-  return champion.server !== null && runs.every(Boolean) && (await frontServes(front));
+  if (champion.server === null) return false;
+  const runs = await Promise.all([pageServer, champion.server].map(serverRuns));
+  return runs.every(Boolean) && (await frontServes(front)) && (await pointedAt(front, 'api')) === champion.server.port;
 }

@@ -47,6 +47,8 @@ export async function startApiContainer(
     ...linked.flatMap((path) => ['--mount', `type=bind,source=${path},target=${path},readonly`]),
     // On the host's network a port is closed until the API listens, which HAProxy waits for; one that Docker publishes is open
     // before, and requests to it are lost.
+    // vLLM loads what it compiles from /tmp.
+    ...['--tmpfs', serving.backend === 'vllm' ? '/tmp:exec' : '/tmp'],
     ...['--network', 'host', '--health-cmd', healthCommand(port), ...(serving.cpu ? [] : ['--gpus', 'all'])],
     ...['--entrypoint', 'python', owner.image, '/app/serving/serve.py', '--model', '/app/models', '--name', name],
     ...['--run', runName, '--model-digest', modelDigest, '--host', '127.0.0.1', '--port', String(port)],
@@ -69,7 +71,7 @@ export async function startPageContainer(
 ): Promise<ServedContainer> {
   const port = await lastingFreePort();
   const args = [
-    ...['--network', 'host', '--no-healthcheck', '--entrypoint', 'python', owner.image],
+    ...['--tmpfs', '/tmp', '--network', 'host', '--no-healthcheck', '--entrypoint', 'python', owner.image],
     ...['/app/serving/chat_page.py', '--api', apiUrl, '--name', name],
     ...['--host', '127.0.0.1', '--port', String(port), ...keyFlags(apiKeyEnv)],
   ];
@@ -139,10 +141,7 @@ async function startServer(
   await removeContainersOf(labels, logFile);
   signal.throwIfAborted();
   const key: Record<string, string> = apiKeyEnv === undefined ? {} : { [KEY_VARIABLE]: process.env[apiKeyEnv] ?? '' };
-  const confined = [
-    ...['--init', '--read-only', '--tmpfs', '/tmp', '--cap-drop', 'ALL'],
-    ...['--security-opt', 'no-new-privileges'],
-  ];
+  const confined = ['--init', '--read-only', '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges'];
   try {
     const containerId = await startContainer(labels, [...confined, ...args], { ...longRunningPython, ...key });
     const served = { containerId, image, port, url: `http://127.0.0.1:${port}`, logFile };

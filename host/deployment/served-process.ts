@@ -1,7 +1,7 @@
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { checkout, trainerPython } from '../checkout.ts';
+import { checkout, trainerPython, vllmCpuPython, vllmPython } from '../checkout.ts';
 import { TemperError } from '../errors.ts';
 import { healthProblem, hopelessness, type Endpoint } from './health.ts';
 import { identify, isAlive, processesWith, stopTree, type ProcessIdentity } from '../process-table.ts';
@@ -38,7 +38,12 @@ export async function startApi(options: ApiOptions): Promise<ServedProcess> {
     ...['--model', modelDir, '--name', name, '--run', options.runName, '--model-digest', options.modelDigest],
     ...[...onLoopback, ...servingFlags(serving), ...keyFlags(serving.apiKeyEnv)],
   ];
-  const api = await startServer('api', command ?? python('serving/serve.py'), args, options);
+  const api = await startServer(
+    'api',
+    command ?? [pythonFor(serving), join(checkout, 'serving/serve.py')],
+    args,
+    options,
+  );
   return untilStopped(api, options.signal, () => untilHealthy(api, options.signal));
 }
 
@@ -54,7 +59,7 @@ export interface PageOptions {
 /** The chat page, a process of its own that talks to the API; returns when it listens. */
 export async function startPage(options: PageOptions): Promise<ServedProcess> {
   const args = ['--api', options.apiUrl, '--name', options.name, ...onLoopback, ...keyFlags(options.apiKeyEnv)];
-  return startServer('page', options.command ?? python('serving/chat_page.py'), args, options);
+  return startServer('page', options.command ?? [trainerPython, join(checkout, 'serving/chat_page.py')], args, options);
 }
 
 const onLoopback = ['--host', '127.0.0.1', '--port', '0'];
@@ -63,8 +68,9 @@ function keyFlags(apiKeyEnv: string | undefined): string[] {
   return apiKeyEnv === undefined ? [] : ['--api-key-env', apiKeyEnv];
 }
 
-function python(script: string): string[] {
-  return [trainerPython, join(checkout, script)];
+function pythonFor({ backend, cpu }: ServingOptions): string {
+  if (backend !== 'vllm') return trainerPython;
+  return cpu ? vllmCpuPython : vllmPython;
 }
 
 /** Stop a served process; requests in flight are answered first. */

@@ -1,13 +1,11 @@
-import { join } from 'node:path';
 import type { ResolvedConfig } from '../../configs/schema.ts';
 import type { CheckItem } from '../check-item.ts';
 import { findDeployment } from './deployments.ts';
-import { digestOfValue } from '../digest.ts';
-import { askEngine, imageId, runInImage } from '../docker.ts';
+import { askEngine } from '../docker.ts';
 import { messageOf } from '../errors.ts';
 import { findHaproxy } from './haproxy-program.ts';
 import { portIsFree } from '../ports.ts';
-import { readJson, writeJson } from '../state-file.ts';
+import { packagesOfImage } from './serving-image.ts';
 
 /** Whether the host can serve what the config deploys; nothing is started but, once for an image, Python without network. */
 export async function servingItems(config: ResolvedConfig, hasGpu: boolean, home: string): Promise<CheckItem[]> {
@@ -83,21 +81,11 @@ async function dockerItems({ deploy, train }: ResolvedConfig, hasGpu: boolean, h
 async function imageItem(image: string, home: string): Promise<CheckItem> {
   const item: CheckItem = { name: 'serving image', found: image, needed: 'transformers 4.57 or newer', verdict: 'ok' };
   const build = `docker build -f serving/Dockerfile -t ${image} .`;
-  const id = await imageId(image);
-  if (id === undefined) return { ...item, found: `${image} is not on this host`, verdict: 'error', fix: build };
-  const version = await transformersIn(image, id, home).catch((error: unknown) => messageOf(error));
+  const packages = await packagesOfImage(image, home).catch((error: unknown) => messageOf(error));
+  if (packages === undefined) return { ...item, found: `${image} is not on this host`, verdict: 'error', fix: build };
+  const version = typeof packages === 'string' ? packages : (packages.transformers ?? 'none');
   const [major, minor] = version.split('.').map(Number);
   const loads = major !== undefined && minor !== undefined && (major > 4 || (major === 4 && minor >= 57));
   const found = `${image} with transformers ${version}`;
   return loads ? { ...item, found } : { ...item, found, verdict: 'error', fix: build };
-}
-
-async function transformersIn(image: string, id: string, home: string): Promise<string> {
-  const file = join(home, 'cache/images', `${digestOfValue(id)}.json`);
-  const remembered = await readJson<{ transformers: string }>(file);
-  if (remembered !== undefined) return remembered.transformers;
-  const program = 'import importlib.metadata as m; print(m.version("transformers"))';
-  const transformers = await runInImage(image, 'python', ['-c', program]);
-  await writeJson(file, { image, id, transformers });
-  return transformers;
 }

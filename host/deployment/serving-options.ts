@@ -1,7 +1,12 @@
 import type { ResolvedConfig } from '../../configs/schema.ts';
+import type { Backend } from './backend.ts';
 
 /** How a model is served, whatever runs it: the flags of serving/serve.py. */
 export interface ServingOptions {
+  /** Only where it is not Hugging Face's; images of before know no other. */
+  backend?: Exclude<Backend, 'huggingface'> | undefined;
+  /** With vLLM: what it takes of the GPU's free memory. */
+  gpuMemoryShare?: number | undefined;
   template: string;
   imageMaxPixels?: number | undefined;
   imageMinPixels?: number | undefined;
@@ -15,7 +20,10 @@ export interface ServingOptions {
 }
 
 /** How a config's model is served so that it sees what it saw in training: the same template and pixel limits. */
-export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): ServingOptions {
+export function servingOptions(
+  { train, evaluate, deploy }: ResolvedConfig,
+  backend: Backend = 'huggingface',
+): ServingOptions {
   const number = (value: unknown) => (typeof value === 'number' ? value : undefined);
   return {
     template: String(train.template),
@@ -24,6 +32,7 @@ export function servingOptions({ train, evaluate, deploy }: ResolvedConfig): Ser
     maxNewTokens: evaluate.maxNewTokens,
     apiKeyEnv: deploy.apiKeyEnv,
     cpu: train.use_cpu === true,
+    ...(backend === 'vllm' ? { backend, gpuMemoryShare: deploy.gpuMemoryShare } : {}),
   };
 }
 
@@ -35,6 +44,8 @@ export function apiKeyOf({ apiKeyEnv }: Pick<ServingOptions, 'apiKeyEnv'>): stri
 /** The flags of serving/serve.py for these options; the key's are left to the runtime. */
 export function servingFlags(options: ServingOptions): string[] {
   const valued = {
+    '--backend': options.backend,
+    '--gpu-memory-share': options.gpuMemoryShare,
     '--template': options.template,
     '--image-max-pixels': options.imageMaxPixels,
     '--image-min-pixels': options.imageMinPixels,

@@ -59,7 +59,7 @@ function configOf(folder: string): ResolvedConfig {
 }
 
 function check(config: ResolvedConfig) {
-  const settings = { home, configsFolder: '', modelsRoot: home, dataRoots: [home], gpuSlots: 1 };
+  const settings = { home, configsFolder: '', modelsRoot: home, dataRoots: [home], hostName: 'here', gpuSlots: 1 };
   const reports: Record<string, unknown>[] = [];
   const context = {
     settings,

@@ -7,7 +7,7 @@ import { listCandidates, startCandidate } from '../../host/deployment/candidates
 import { findDeployment, type GoldenQuestion } from '../../host/deployment/deployments.ts';
 import type { Placement } from '../../host/deployment/placement.ts';
 import { pairedBootstrap } from '../../host/judging/paired-bootstrap.ts';
-import type { Evaluation } from '../../host/report.ts';
+import type { Evaluation } from '../../host/judging/evaluation.ts';
 import { openRunDirectory } from '../../host/run-directory.ts';
 import { readJson } from '../../host/state-file.ts';
 import { modelOf, placeOf } from '../../activities/served-model.ts';
@@ -53,7 +53,7 @@ describe('with no champion', () => {
     const [one, two] = record.rows;
     expect(one).toEqual({
       ...{ question: `<image>${questionAbout('one')}`, images: [join(home, 'one.png')], expected: 'one' },
-      ...{ base: 'one', candidate: 'no idea', champion: null },
+      ...{ base: 'one', candidate: 'no idea', champion: null, scores: { base: 1, candidate: 0, champion: null } },
     });
     expect(two).toMatchObject({ candidate: 'two' });
     const messages = [{ role: 'user', content: `<image>${questionAbout('two')}` }];

@@ -1,5 +1,5 @@
 import { beforeEach, expect, test } from '@jest/globals';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { recordRun, type Manifest, type RunOutcome } from '../../activities/record-run.ts';
 import type { StageContext } from '../../activities/stage.ts';
@@ -28,8 +28,22 @@ test('the manifest is the chain of digests from the rows to the merged model', a
     merged: { path: '/merged', digest: 'merge digest' },
     deployment: null,
     versions: { torch: '2.10.0' },
+    stages: [],
   });
   expect(readFileSync(run.report, 'utf8')).toContain('merge digest');
+});
+
+test('a report that cannot be written is no failure of the run', async () => {
+  await leaveRecords();
+  mkdirSync(join(run.report, 'in the way'), { recursive: true });
+  const progress = { runName: 'run', stages: [] };
+  const { headline } = await recordRun({ outcome: 'finished', progress }, {
+    run,
+    runName: 'run',
+    settings: { home },
+  } as StageContext);
+  expect(headline).toMatch(/^finished; without its report: /);
+  expect(await readJson(run.manifest)).toMatchObject({ outcome: 'finished' });
 });
 
 test.each(['failed', 'cancelled'] as const)(

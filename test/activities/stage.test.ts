@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import { stage, type StageContext, type StageResult } from '../../activities/stage.ts';
 import { ConfigError } from '../../configs/config-error.ts';
 import { errorNames, TemperError } from '../../host/errors.ts';
+import { runDirectory } from '../../host/run-directory.ts';
 import type { HostSettings } from '../../host/settings.ts';
+import { readAttempts } from '../../host/stage-attempts.ts';
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
 
 type Work = (input: string, context: StageContext) => Promise<StageResult>;
@@ -15,7 +17,7 @@ type Work = (input: string, context: StageContext) => Promise<StageResult>;
 let settings: HostSettings;
 
 beforeEach(() => {
-  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], gpuSlots: 1 };
+  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], hostName: 'here', gpuSlots: 1 };
 });
 
 describe('an error that somebody can act on reaches Temporal by its name', () => {
@@ -94,6 +96,31 @@ test('the work gets the run, the attempt and a name of its own among all attempt
   expect(existsSync(join(settings.home, 'runs/my-run'))).toBe(true);
 });
 
+test('each attempt is written down in the run directory: when it was wanted, when it began, how it ended', async () => {
+  const works: [Work, string, string?][] = [
+    [() => Promise.resolve({ headline: '3 merged' }), 'done'],
+    [() => Promise.reject(new TemperError('HostError', 'no disk')), 'failed', 'HostError'],
+    [() => Promise.reject(ApplicationFailure.nonRetryable('again', 'TrainerError')), 'failed', 'TrainerError'],
+    [() => Promise.reject(new TypeError('a mistake in Temper')), 'failed'],
+    [() => Promise.reject(new CancelledFailure('enough')), 'cancelled'],
+  ];
+  for (const [index, [work]] of works.entries())
+    await environment({ attempt: index + 1, scheduledTimestampMs: 86_400_000 })
+      .run(work)
+      .catch(() => {});
+  const noted = await readAttempts(runDirectory(settings.home, 'my-run'), 'merge');
+  expect(noted).toMatchObject(
+    works.flatMap(([, how, error], index) => [
+      { type: 'began', attempt: index + 1, scheduledAt: '1970-01-02T00:00:00.000Z' },
+      { type: 'ended', attempt: index + 1, how, ...(error === undefined ? {} : { error }) },
+    ]),
+  );
+  expect(noted.filter((line) => 'error' in line)).toHaveLength(2);
+  const said = noted.flatMap((line) => (line.type === 'ended' ? [line.headline] : []));
+  expect(said).toEqual(['3 merged', 'no disk', 'again', 'a mistake in Temper', undefined]);
+  expect(noted.every(({ at }) => Math.abs(Date.parse(at) - Date.now()) < 60_000)).toBe(true);
+});
+
 test('heartbeats begin at once, go on by themselves, and end with the last news', async () => {
   const { env, run } = environment();
   const beats: unknown[] = [];
@@ -109,8 +136,8 @@ test('heartbeats begin at once, go on by themselves, and end with the last news'
   expect(beats).toEqual([{ stage: 'merge' }, { stage: 'merge', done: 2 }, { stage: 'merge', done: 3 }]);
 });
 
-function environment({ workflowId = 'my-run', attempt = 1 } = {}) {
-  const info = { attempt, workflowExecution: { workflowId, runId: 'first-run' } };
+function environment({ workflowId = 'my-run', attempt = 1, scheduledTimestampMs = 1 } = {}) {
+  const info = { attempt, scheduledTimestampMs, workflowExecution: { workflowId, runId: 'first-run' } };
   const env = new MockActivityEnvironment(info, { logger: new DefaultLogger('ERROR') });
   return { env, run: (work: Work) => env.run(stage('merge', settings, work), 'the input') };
 }

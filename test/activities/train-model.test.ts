@@ -8,8 +8,9 @@ import { createActivities, type Activities } from '../../activities/index.ts';
 import type { TrainModelInput, TrainModelResult } from '../../activities/train-model.ts';
 import type { ResolvedConfig } from '../../configs/schema.ts';
 import { checkout } from '../../host/checkout.ts';
-import { runDirectory, type RunDirectory } from '../../host/run-directory.ts';
+import { openRunDirectory, runDirectory, type RunDirectory } from '../../host/run-directory.ts';
 import { readJson } from '../../host/state-file.ts';
+import { writeTrainingConfig } from '../../host/training-config.ts';
 import { readEvents } from '../../host/training-events.ts';
 import { findTrainer, trainerIsAlive, type TrainerProcess } from '../../host/trainer-process.ts';
 import { ENDLESS, eventually, newFolder, runs, standIn, type StandIn } from '../fixtures/trainers/stand-in.ts';
@@ -181,6 +182,21 @@ test.concurrent(
   },
 );
 
+test.concurrent(
+  'running out of memory turns on the gradient checkpointing that the plan had left out, before rows are halved',
+  async () => {
+    const { home, run, attempt } = rehearse();
+    const planned = { disable_gradient_checkpointing: true };
+    const command: [StandIn, ...string[]] = ['out_of_memory', '--fits', '4', '--fits-checkpointed', '8'];
+    expect(await attempt(1, command, { planned }).result).toMatchObject({ cut: { microBatch: 8, accumulation: 2 } });
+    expect(readFileSync(run.trainConfig, 'utf8')).toContain('disable_gradient_checkpointing: false');
+    const next = runDirectory(home, 'configured');
+    const result = await attempt(1, command, { planned, isConfigured: true, runName: 'configured' }).result;
+    expect(result).toMatchObject({ cut: { microBatch: 4, accumulation: 4 } });
+    expect(readFileSync(next.trainConfig, 'utf8')).toContain('disable_gradient_checkpointing: true');
+  },
+);
+
 test.concurrent('running out of memory with a single row is a failure by that name', async () => {
   const { attempt } = rehearse();
   const { result } = attempt(1, ['out_of_memory', '--fits', '0']);
@@ -269,6 +285,9 @@ interface Changes {
   rows?: string;
   runName?: string;
   stopFirst?: boolean;
+  /** Options of the plan, in `train/config.yaml` too; with `isConfigured` the config has them. */
+  planned?: Record<string, unknown>;
+  isConfigured?: boolean;
 }
 
 interface Attempt {
@@ -305,6 +324,7 @@ function attemptIn(home: string, number: number, [name, ...flags]: [StandIn, ...
     configsFolder: '',
     modelsRoot: '',
     dataRoots: [],
+    hostName: 'here',
     gpuSlots: 1,
     trainerCommand,
   });
@@ -316,7 +336,9 @@ function attemptIn(home: string, number: number, [name, ...flags]: [StandIn, ...
   const requestStop = () => environment().run(activities.requestStop, { reason: 'good enough' });
   const begin = async () => {
     if (changes.stopFirst) await requestStop();
-    return env.run<[TrainModelInput], TrainModelResult, Activities['trainModel']>(activities.trainModel, inputOf(rows));
+    const input = inputOf(rows, changes);
+    if (changes.planned !== undefined) await writeTrainingConfig(openRunDirectory(home, runName), input.plan.training);
+    return env.run<[TrainModelInput], TrainModelResult, Activities['trainModel']>(activities.trainModel, input);
   };
   return {
     result: begin(),
@@ -326,7 +348,7 @@ function attemptIn(home: string, number: number, [name, ...flags]: [StandIn, ...
   };
 }
 
-function inputOf(rows: string): TrainModelInput {
+function inputOf(rows: string, { planned = {}, isConfigured = false }: Changes): TrainModelInput {
   const training = {
     model_name_or_path: join(checkout, 'demo/tiny-qwen3-vl'),
     per_device_train_batch_size: 16,
@@ -334,7 +356,14 @@ function inputOf(rows: string): TrainModelInput {
   };
   return {
     config: { limits: { trainingHours: 1 } } as ResolvedConfig,
-    environment: { precision: 'fp16', training, gpus: [], warnings: [], versions: {}, headline: '' },
+    environment: {
+      precision: 'fp16',
+      training: { ...training, ...(isConfigured ? planned : {}) },
+      gpus: [],
+      warnings: [],
+      versions: {},
+      headline: '',
+    },
     dataset: {
       rows: 1,
       kept: 1,
@@ -344,6 +373,14 @@ function inputOf(rows: string): TrainModelInput {
       reportPath: '',
       problemCount: 0,
       headline: '',
+    },
+    plan: {
+      gpus: 0,
+      gpuIndices: [],
+      globalBatch: 16,
+      cut: { microBatch: 16, accumulation: 1 },
+      training: { ...training, ...planned },
+      continuedFrom: null,
     },
   };
 }

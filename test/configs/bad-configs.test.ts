@@ -15,6 +15,7 @@ beforeAll(() => {
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const least = { model_name_or_path: 'base', dataset: 'rows', dataset_dir: 'rows', template: 'qwen3_vl_nothink' };
+const hook = { format: 'slack', urlEnv: 'TEAM_HOOK' };
 
 function refusal(input: string | object): ConfigError {
   try {
@@ -179,7 +180,16 @@ test.each<[string, object, string]>([
   ['deploy.approval', { deploy: { approval: 'auto' } }, 'is not one of none, manual'],
   ['deploy.approvalHours', { deploy: { approvalHours: 9000 } }, 'at most 8760'],
   ['deploy.bakeSeconds', { deploy: { bakeSeconds: -1 } }, 'at least 0'],
+  ['deploy.backend', { deploy: { backend: 'vlm' } }, 'did you mean vllm?'],
+  ['deploy.gpuMemoryShare', { deploy: { gpuMemoryShare: 85 } }, 'at most 0.95'],
   ['deploy.placement', { deploy: { placement: 'besides' } }, 'did you mean beside?'],
+  ['notify', { notify: { format: 'slack', urlEnv: 'HOOK' } }, 'it takes a list'],
+  ['notify.0.format', { notify: [{ format: 'slak', urlEnv: 'HOOK' }] }, 'did you mean slack?'],
+  ['notify.0.urlEnv', { notify: [{ format: 'slack' }] }, 'is missing'],
+  ['notify.0.urlEv', { notify: [{ format: 'slack', urlEnv: 'HOOK', urlEv: 'X' }] }, 'did you mean notify.0.urlEnv?'],
+  ['notify.1.on.0', { notify: [hook, { ...hook, on: ['fail'] }] }, 'is not one of deployed, finished'],
+  ['notify.0.on', { notify: [{ ...hook, on: [] }] }, 'at least 1'],
+  ['notify.0.secretEnv', { notify: [{ ...hook, secretEnv: 'HOOK_SECRET' }] }, 'slack and wecom sign nothing'],
   ['limits.trainingHours', { limits: { trainingHours: '72h' } }, 'it takes a number'],
 ])('%s: %j is refused by name, with the fix', (path, sections, fix) => {
   const { message, issues } = refusal({ train: least, ...sections });
@@ -191,6 +201,16 @@ test.each<[string, object, string]>([
 test('a secret is refused without being repeated', () => {
   const { message } = refusal({ train: { ...least, hub_token: 'hf_verysecret' } });
   expect(message).toContain("set HF_TOKEN in the worker's environment instead");
+  expect(message).not.toContain('verysecret');
+});
+
+test.each([
+  ['notify.0.urlEnv', { notify: [{ format: 'slack', urlEnv: 'https://hooks.slack.com/services/verysecret' }] }],
+  ['notify.0.secretEnv', { notify: [{ format: 'feishu', urlEnv: 'HOOK', secretEnv: 'verysecret' }] }],
+  ['deploy.apiKeyEnv', { deploy: { apiKeyEnv: 'sk-verysecret' } }],
+])('a secret in the place of the name of its variable, %s, is not repeated either', (path, sections) => {
+  const { message } = refusal({ train: least, ...sections });
+  expect(message).toContain(`${path}: what stands there won't do; it takes the name of an environment variable`);
   expect(message).not.toContain('verysecret');
 });
 

@@ -2,8 +2,10 @@ import { afterAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
+import { parse } from 'yaml';
 import { ConfigError } from '../../configs/config-error.ts';
 import { listConfigs, loadConfig } from '../../configs/load.ts';
+import type { Config } from '../../configs/schema.ts';
 
 const shippedConfigs = resolve('configs');
 const temporary = mkdtempSync(join(tmpdir(), 'temper-configs-'));
@@ -67,13 +69,14 @@ describe('shipped configs', () => {
     expect(text.startsWith('# yaml-language-server: $schema=./schema.json\n')).toBe(true);
   });
 
-  test('the four for a GPU train with a global batch of 16', () => {
+  test('the four for a GPU have a global batch of 16, whose cut is planned', () => {
     const large = listConfigs(shippedConfigs).filter((name) => name !== 'demo');
     expect(large).toEqual(['qwen3-vl-4b-full', 'qwen3-vl-4b-lora', 'qwen3-vl-4b-lora-v100', 'qwen3-vl-8b-lora']);
     for (const name of large) {
-      const text = readFileSync(join(shippedConfigs, `${name}.yaml`), 'utf8');
-      const value = (option: string) => Number(new RegExp(`^  ${option}: (\\d+)`, 'm').exec(text)?.[1]);
-      expect(value('per_device_train_batch_size') * value('gradient_accumulation_steps')).toBe(16);
+      const { plan, train } = parse(readFileSync(join(shippedConfigs, `${name}.yaml`), 'utf8')) as Config;
+      expect(plan.globalBatchSize).toBe(16);
+      expect(train).not.toHaveProperty('per_device_train_batch_size');
+      expect(train).not.toHaveProperty('gradient_accumulation_steps');
     }
   });
 });
@@ -213,6 +216,7 @@ describe('defaults', () => {
   test('a candidate is swapped in without a person, and watched for a minute', () => {
     const { deploy } = load({ train: least });
     expect(deploy).toMatchObject({ approval: 'none', approvalHours: 72, bakeSeconds: 60, placement: 'auto' });
+    expect(deploy).toMatchObject({ backend: 'auto', gpuMemoryShare: 0.85 });
   });
 
   test('the resolved config is plain JSON', () => {
@@ -424,5 +428,39 @@ describe('which paths may be used', () => {
   test('DeepSpeed settings may stand in the YAML itself', () => {
     const deepspeed = { zero_optimization: { stage: 3 } };
     expect(load({ train: { ...least, deepspeed } }).train.deepspeed).toEqual(deepspeed);
+  });
+});
+
+describe('settings that take the place of what the file says', () => {
+  const options = () => ({
+    ...{ configsFolder: join(root, 'configs'), root, modelsRoot: join(root, 'model') },
+    allowedRoots: [join(root, 'model'), join(root, 'datasets')],
+  });
+
+  beforeEach(() => {
+    const train = Object.entries(least).map(([name, value]) => `  ${name}: ${value}\n`);
+    write('short.yaml', `train:\n${train.join('')}  num_train_epochs: 3\n`);
+  });
+
+  test('are in the config, in a section that the file has and in one that it has not', () => {
+    const config = loadConfig('short', options(), { 'train.num_train_epochs': 1, 'evaluate.gates.minScore': 0.9 });
+    expect(config.train.num_train_epochs).toBe(1);
+    expect(config.evaluate.gates.minScore).toBe(0.9);
+    expect(config.name).toBe('short');
+  });
+
+  test.each<[Record<string, unknown>, RegExp]>([
+    [{ 'train.num_train_epoch': 1 }, /^configs\/short.yaml: .*num_train_epochs/],
+    [{ 'train.num_train_epochs': 'many' }, /^configs\/short.yaml: .*num_train_epochs/],
+    [{ 'train.dataset.rows': 1 }, /train\.dataset is no section/],
+    [{ '': 1 }, /names no setting/],
+    [{ 'a.__proto__.b': 1 }, /names no setting/],
+    [{ 'plan.hosts': ['a', 'b'] }, /plan\.rendezvous: is missing: name where the other hosts reach a/],
+    [{ 'plan.rendezvous': 'a:29400' }, /plan\.rendezvous: .*plan\.hosts names none/],
+    [{ 'plan.hosts': ['a', 'b', 'a'], 'plan.rendezvous': 'a:29400' }, /plan\.hosts: a is there twice/],
+    [{ 'evaluate.scorer': ['rm'] }, /a program of the host is run only for a config file/],
+    [{ evaluate: { scorer: ['rm'] } }, /a program of the host is run only for a config file/],
+  ])('%j is refused with one sentence', (set, message) => {
+    expect(refusal(() => loadConfig('short', options(), set)).message).toMatch(message);
   });
 });

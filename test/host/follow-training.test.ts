@@ -7,6 +7,8 @@ import {
   type TrainingEnd,
   type TrainingProgress,
 } from '../../host/follow-training.ts';
+import type { TrainerLine } from '../../host/goodput/history.ts';
+import { readLines } from '../../host/json-lines.ts';
 import type { RunDirectory } from '../../host/run-directory.ts';
 import { readJson, writeJson } from '../../host/state-file.ts';
 import type { TrainingEvent } from '../../host/training-events.ts';
@@ -130,6 +132,12 @@ describe('followed to its end', () => {
     const trainer = await startStandIn(run, ['hangs_silently', '--gain', '3', '--steps', ENDLESS]);
     const { end } = await follow(run, trainer, { hang: { factor: 5, minSeconds: 1, quietSeconds: 1800 } });
     expect(end).toMatchObject({ kind: 'hung', stackDump: expect.stringContaining(run.train) });
+    const told = await readLines<TrainerLine>(run.trainers);
+    expect(told.map(({ type, pid }) => [type, pid])).toEqual([
+      ['started', trainer.pid],
+      ['hung', trainer.pid],
+      ['ended', trainer.pid],
+    ]);
     const { stackDump, silentSeconds } = end as Extract<TrainingEnd, { kind: 'hung' }>;
     expect(silentSeconds).toBeGreaterThanOrEqual(1);
     expect(readFileSync(stackDump, 'utf8')).toMatch(/wait_for_a_rank_that_is_gone|py-spy could not dump/);
@@ -183,13 +191,27 @@ describe('the time that is left', () => {
     expect(state.progress()).toMatchObject({ step: 3, maxSteps: 10, secondsPerStep: 2, etaSeconds: 14 });
   });
 
-  test('is not known before the first step, after a resume neither', () => {
+  test('is not known before the first step, and goes by the pace before a resume until three steps tell the new one', () => {
     expect(stateOf([started(0)]).progress()).toMatchObject({ step: 0, etaSeconds: null });
     const earlier = { time: START - 100 };
-    const resumed = stateOf([{ ...started(0, 1), ...earlier }, { ...step(5, 10, 60), ...earlier }, started(4)]);
-    expect(resumed.progress()).toMatchObject({ step: 4, maxSteps: 10, secondsPerStep: null, etaSeconds: null });
-    resumed.apply(step(5, 10, 1));
-    expect(resumed.progress()).toMatchObject({ step: 5, secondsPerStep: 1, etaSeconds: 5 });
+    const before = [1, 2, 3, 4, 5].map((number) => ({ ...step(number, 10, 3), ...earlier }));
+    const resumed = stateOf([{ ...started(0, 1), ...earlier }, ...before, started(4)]);
+    expect(resumed.progress()).toMatchObject({ step: 4, maxSteps: 10, secondsPerStep: 3, etaSeconds: 18 });
+    resumed.apply(step(5, 10, 90));
+    expect(resumed.progress()).toMatchObject({ step: 5, secondsPerStep: 3, etaSeconds: 15 });
+    for (const number of [6, 7]) resumed.apply(step(number, 10, 1));
+    expect(resumed.progress()).toMatchObject({ step: 7, secondsPerStep: 1, etaSeconds: 3 });
+  });
+
+  test('comes with the losses that count, in means when there are many', () => {
+    const steps = [9, 8, 7, 6].map((loss, index) => ({ ...step(index + 1, 200, 1), loss }) as TrainingEvent);
+    const state = stateOf([started(0), ...steps, started(2), { ...step(3, 200, 1), loss: 5 } as TrainingEvent]);
+    expect(state.progress().losses).toEqual([9, 8, 5]);
+    for (let number = 4; number <= 120; number++)
+      state.apply({ ...step(number, 200, 1), loss: number % 2 } as TrainingEvent);
+    const { losses } = state.progress();
+    expect(losses).toHaveLength(60);
+    expect(losses.slice(0, 3)).toEqual([8.5, 2.5, 0.5]);
   });
 
   test('follows the pace of the last twenty steps', () => {

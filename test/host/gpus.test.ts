@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { GpuMeter } from '../../host/gpu-use.ts';
 import { hasBfloat16, listGpus } from '../../host/gpus.ts';
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
 
@@ -34,6 +35,17 @@ describe('GPUs are what nvidia-smi lists, with the numbers that decide precision
     expect(gpus[0]?.freeMemoryBytes).toBe(Number(lines[0]?.split(', ')[4]) * 1024 ** 2);
     expect(gpus[0]?.driverVersion).toMatch(/^\d+\.\d+/);
   });
+});
+
+test('the use of the GPUs that train is read while somebody asks, and no more often than every ten seconds', async () => {
+  nvidiaSmi(`echo asked >> ${join(programs, 'asked')}; printf '0, 1024, 24564, 97\\n1, 10, 24564, 0\\n'`);
+  const meter = new GpuMeter([0]);
+  expect(meter.latest(20_000)).toEqual([]);
+  while (meter.latest(25_000).length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(meter.latest(29_999)).toEqual([
+    { index: 0, usedMemoryBytes: 1024 ** 3, totalMemoryBytes: 24564 * 1024 ** 2, utilization: 0.97 },
+  ]);
+  expect(readFileSync(join(programs, 'asked'), 'utf8')).toBe('asked\n');
 });
 
 describe('what is asked of nvidia-smi beside its list', () => {

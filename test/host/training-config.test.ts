@@ -2,7 +2,7 @@ import { expect, test } from '@jest/globals';
 import { validationArguments } from '../../activities/validate-dataset.ts';
 import type { ResolvedConfig } from '../../configs/schema.ts';
 import { openRunDirectory } from '../../host/run-directory.ts';
-import { trainingOptions } from '../../host/training-config.ts';
+import { decisiveInputs, trainingOptions } from '../../host/training-config.ts';
 
 const config = {
   train: {
@@ -30,4 +30,14 @@ test('the judge is told every option that decides which rows are trained on, and
     ...['--preprocessing-num-workers=3', '--seed=5', '--packing', '--enable-thinking', 'false'],
     ...['--model', '/base', '--held-out-fraction', '0.1', '--on-bad-row', 'fail', '--max-drop-fraction', '0.01'],
   ]);
+});
+
+test('a tracker that is added to a config, or a name there, goes on with the training that there is', () => {
+  const inputs = (options: Record<string, unknown>) =>
+    decisiveInputs({
+      ...{ options: { lora_rank: 8, ...options }, globalBatch: 16, dataset: 'rows', base: 'base' },
+      ...{ continuedFrom: null, versions: {} },
+    });
+  expect(inputs({ report_to: ['wandb'], run_name: 'cards' })).toEqual(inputs({ report_to: 'none' }));
+  expect(inputs({ lora_rank: 4 })).not.toEqual(inputs({}));
 });

@@ -158,7 +158,7 @@ function configOf(): ResolvedConfig {
 
 function contextOf(runName: string): StageContext {
   const run = openRunDirectory(home, runName);
-  const settings = { home, configsFolder: '', modelsRoot: '', dataRoots: [], gpuSlots: 1 };
+  const settings = { home, configsFolder: '', modelsRoot: '', dataRoots: [], hostName: 'here', gpuSlots: 1 };
   return {
     ...{ settings, runName, executionId: runName, run, attempt: 1, owner: runName },
     ...{ signal: new AbortController().signal, report: () => {} },

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import type { WorkflowHandle } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,7 +12,8 @@ import { ask } from '../../host/chat-api.ts';
 import { checkout } from '../../host/checkout.ts';
 import { listDeployments, stopDeployment } from '../../host/deployment/deployments.ts';
 import { digestOfFile } from '../../host/digest.ts';
-import type { EvaluatedRow } from '../../host/report.ts';
+import { traceModel } from '../../host/lineage.ts';
+import type { EvaluatedRow } from '../../host/judging/evaluation.ts';
 import { runDirectory, type RunDirectory } from '../../host/run-directory.ts';
 import type { HostSettings } from '../../host/settings.ts';
 import { readJson } from '../../host/state-file.ts';
@@ -22,6 +23,7 @@ import type { TrainerProcess } from '../../host/trainer-process.ts';
 import type { fineTune, FineTuneResult } from '../../workflows/fine-tune.ts';
 import type { RunProgress } from '../../workflows/progress.ts';
 import { TASK_QUEUE } from '../../workflows/queues.ts';
+import { Receiver } from '../support/receiver.ts';
 import { tensorTypes } from '../support/safetensors.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
 
@@ -34,13 +36,27 @@ let handle: WorkflowHandle<typeof fineTune>;
 let result: FineTuneResult;
 let run: RunDirectory;
 
+/** In the worker's environment. */
+const secrets = {
+  TEMPER_TEST_API_KEY: 'a-key-of-the-api-5b1f',
+  HF_TOKEN: 'hf_a-token-of-the-hub-77c2',
+  TEMPER_TEST_HOOK_SECRET: 'SECa-secret-of-the-hook-e01d',
+};
+const hookKey = 'a-key-of-the-hook-31f7';
+let receiver: Receiver;
+
 beforeAll(async () => {
+  receiver = await new Receiver().start();
+  receiver.answers = [{ body: '{"errcode":0,"errmsg":"ok"}' }];
+  const hook = receiver.url(`/robot/send?access_token=${hookKey}`);
+  Object.assign(process.env, { ...secrets, TEMPER_TEST_HOOK: hook });
   const home = await mkdtemp(join(tmpdir(), 'temper-pipeline-'));
   settings = {
     home,
     configsFolder: join(checkout, 'configs'),
     modelsRoot: join(home, 'models'),
     dataRoots: [checkout, home],
+    hostName: 'here',
     gpuSlots: 1,
   };
   env = await startServer();
@@ -52,6 +68,7 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const deployment of await listDeployments(settings.home)) await stopDeployment(deployment);
   await env.teardown();
+  await receiver.stop();
   await rm(settings.home, { recursive: true, force: true });
 });
 
@@ -104,7 +121,7 @@ test('every weight that is served is fp16, and config.json says so at every leve
 
 test("the merge's totals are in the workflow's result", async () => {
   const audit = await readJson<Record<string, number>>(run.mergeAudit);
-  const { merged, rounding } = result.merge;
+  const { merged, rounding } = result.merge as NonNullable<FineTuneResult['merge']>;
   expect({ merged, ...rounding }).toEqual(pick(audit, ['merged', ...Object.keys(rounding)]));
   expect(rounding.changed).toBeGreaterThan(0);
 });
@@ -118,6 +135,15 @@ test("the manifest's digests are those of the files, from the rows to what is se
   expect(manifest.adapter?.digest).toBe(await digestOfFile(join(run.trainOutput, 'adapter_model.safetensors')));
   expect(manifest.deployment?.modelDigest).toBe(manifest.merged?.digest);
   expect(manifest.outcome).toBe('deployed');
+});
+
+test('what serves is traced back to its rows, every link holding', async () => {
+  const { merged } = (await readJson<Manifest>(run.manifest)) as Manifest;
+  const served = { by: 'the API', home: settings.home, runName: 'whole', modelDigest: merged?.digest ?? '' };
+  const links = await traceModel(served, true);
+  expect(links.map(({ link, problems }) => [link, problems])).toEqual(
+    ['served', 'run', 'merged', 'adapter', 'base', 'dataset'].map((link) => [link, []]),
+  );
 });
 
 test('no row is both trained on and held out', async () => {
@@ -157,6 +183,56 @@ test('a second start under the same name does nothing again and ends the same', 
   expect(servedBefore).toBeDefined();
 });
 
+test('a run that continues from the champion begins where that had come to, with a chain of digests of its own', async () => {
+  const config = await demoConfig();
+  const train = { ...config.train, max_steps: 4, save_steps: 2, learning_rate: 1e-5 };
+  const deploy = { ...(config.deploy as object), apiKeyEnv: 'TEMPER_TEST_API_KEY' };
+  const notify = [{ format: 'dingtalk', urlEnv: 'TEMPER_TEST_HOOK', secretEnv: 'TEMPER_TEST_HOOK_SECRET' }];
+  const wanted = { ...config, train, deploy, evaluate: { enabled: false }, notify };
+  const on = await start('on', wanted, { continueFrom: 'champion' });
+  const ended = await withWorkers(env, createActivities(settings), async () => {
+    const outcome = await on.result();
+    for (let tries = 0; receiver.received.length === 0 && tries < 400; tries++)
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    return outcome;
+  });
+  expect(ended.outcome).toBe('deployed');
+  const [told] = receiver.bodies<{ markdown: { text: string } }>();
+  expect(told?.markdown.text).toContain('Run on is in service');
+  expect(told?.markdown.text).toContain(runDirectory(settings.home, 'on').report);
+  const losses = async ({ events }: RunDirectory) => lossCurve(await readEvents(events)).map(({ loss }) => loss ?? NaN);
+  const continued = runDirectory(settings.home, 'on');
+  const [before, after] = [await losses(run), await losses(continued)];
+  expect(before[0]).toBeGreaterThan(0.5);
+  expect(Math.max(...after)).toBeLessThan(0.1);
+  const { merged } = (await readJson<Manifest>(continued.manifest)) as Manifest;
+  const served = { by: 'the API', home: settings.home, runName: 'on', modelDigest: merged?.digest ?? '' };
+  expect((await traceModel(served, false)).flatMap(({ problems }) => problems)).toEqual([]);
+});
+
+test('no secret of the worker is in a history or in a file of the run or its deployment', async () => {
+  const on = env.client.workflow.getHandle('on');
+  const history = JSON.stringify(await on.fetchHistory()).replaceAll(/"data":"([^"]+)"/g, (_match, base64: string) =>
+    Buffer.from(base64, 'base64').toString(),
+  );
+  expect(history).toContain('TEMPER_TEST_API_KEY'); // payloads are read as text
+  const folders = [runDirectory(settings.home, 'on').path, join(settings.home, 'deployments')];
+  const files = folders.flatMap((folder) =>
+    readdirSync(folder, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile() && statSync(join(entry.parentPath, entry.name)).size < 5_000_000)
+      .map((entry) => join(entry.parentPath, entry.name)),
+  );
+  expect(files.length).toBeGreaterThan(30);
+  for (const secret of [...Object.values(secrets), hookKey]) {
+    expect(history).not.toContain(secret);
+    expect(files.filter((file) => readFileSync(file, 'latin1').includes(secret))).toEqual([]);
+  }
+  const { apiUrl } = (await on.result()) as FineTuneResult;
+  expect((await fetch(`${apiUrl}/v1/models`)).status).toBe(401);
+  const headers = { authorization: `Bearer ${secrets.TEMPER_TEST_API_KEY}` };
+  expect((await fetch(`${apiUrl}/v1/models`, { headers })).status).toBe(200);
+});
+
 test('full fine-tuning goes the same way, its whole model brought to fp16', async () => {
   const config = await demoConfig();
   const { lora_target: _target, lora_rank: _rank, lora_alpha: _alpha, ...train } = config.train;
@@ -194,11 +270,15 @@ async function demoConfig(): Promise<{ train: Record<string, unknown> } & Record
   return { ...config, deploy: { name: 'demo', apiPort: 0, pagePort: 0, bakeSeconds: 2 } };
 }
 
-async function start(workflowId: string, config: Record<string, unknown>): Promise<WorkflowHandle<typeof fineTune>> {
+async function start(
+  workflowId: string,
+  config: Record<string, unknown>,
+  options: { continueFrom?: 'champion' } = {},
+): Promise<WorkflowHandle<typeof fineTune>> {
   return env.client.workflow.start<typeof fineTune>('fineTune', {
     taskQueue: TASK_QUEUE,
     workflowId,
-    args: [{ config }],
+    args: [{ config, ...options }],
   });
 }
 

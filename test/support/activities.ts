@@ -19,6 +19,11 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
   });
   const model = { modelDir: '/models/merged', modelDigest: 'merged' };
   const activities: Activities = {
+    listHosts: async () => ({ hosts: ['here'], headline: 'here' }),
+    describeHost: async () => ({
+      ...{ host: 'here', home: '/home', gpus: [], slots: 1, training: [], waiting: 0, deployments: ['demo'] },
+      ...{ holdsRun: false, fit: 'yes', why: '', headline: 'here' },
+    }),
     loadConfig: async () => ({ config, modelName: 'tiny', configDigest: 'config', headline: 'demo' }),
     checkEnvironment: async () => ({
       precision: 'fp16',
@@ -38,6 +43,18 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
       problemCount: 0,
       headline: '8 rows to train on',
     }),
+    detectChange: async () => ({ changed: true, since: null, headline: 'no earlier run' }),
+    planTraining: async () => ({
+      plan: {
+        gpus: 0,
+        gpuIndices: [],
+        globalBatch: 16,
+        cut: { microBatch: 16, accumulation: 1 },
+        training: {},
+        continuedFrom: null,
+      },
+      headline: '16 × 1 rows on the CPU',
+    }),
     trainModel: async () => ({
       adapter: '/adapter',
       isWholeModel: false,
@@ -51,6 +68,7 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
       cut: { microBatch: 16, accumulation: 1 },
       headline: '5 of 5 steps',
     }),
+    joinTraining: async () => ({ headline: 'did its part' }),
     mergeAdapter: async () => ({
       ...model,
       tensors: 2,
@@ -72,11 +90,16 @@ export function quickActivities(calls: Calls, changes: Partial<Activities> = {})
     discardCandidate: async () => ({ headline: 'discarded' }),
     planRollback: async () => ({ from: {} as Release, to: {} as Release, headline: 'two → one' }),
     applyRollback: async () => ({ fromRun: 'two', toRun: 'one', apiUrl: '', pageUrl: '', headline: 'done' }),
+    planCleanRuns: async () => ({ clean: [], kept: [], dryRun: true, headline: 'nothing' }),
+    applyCleanRuns: async () => ({ dryRun: false, cleaned: [], kept: [], bytes: 0, headline: 'nothing' }),
     requestStop: async () => ({ headline: 'stopping' }),
     recordRun: async () => ({ runDirectory: '/runs/x', headline: 'deployed' }),
+    notify: async () => ({ headline: 'told' }),
     ...changes,
   };
-  for (const [name, work] of Object.entries(activities)) {
+  // Notifications go on beside a run and after it.
+  const { notify, ...called } = activities;
+  for (const [name, work] of Object.entries(called)) {
     const noted = (input: never) => {
       calls.push(name);
       return (work as (input: never) => Promise<unknown>)(input);

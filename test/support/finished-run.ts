@@ -8,7 +8,7 @@ import { digestOfFile, digestOfValue } from '../../host/digest.ts';
 import type { Served } from '../../host/lineage.ts';
 import { openRunDirectory, type RunDirectory } from '../../host/run-directory.ts';
 import { writeJson } from '../../host/state-file.ts';
-import { decisiveOptions, trainingOptions, writeTrainingConfig } from '../../host/training-config.ts';
+import { decisiveInputs, trainingOptions, writeTrainingConfig } from '../../host/training-config.ts';
 
 export interface FinishedRun {
   run: RunDirectory;
@@ -48,14 +48,14 @@ export async function makeFinishedRun(home: string): Promise<FinishedRun> {
   };
   const options = trainingOptions(run, config, config.train.model_name_or_path);
   await writeTrainingConfig(run, options);
-  await writeJson(run.run, { config, configDigest: manifest.config.digest });
+  await writeJson(run.run, { config, configDigest: manifest.config.digest, plan: { globalBatch: 16 } });
   await writeJson(run.environment, { versions });
   await writeJson(run.datasetReport, { digest: 'rows' });
   await writeJson(run.mergeAudit, { mergeDigest: 'merged', baseDigest: 'base', adapterDigest });
   await writeJson(run.manifest, manifest);
   const recordTraining = (on: { dataset: string; base: string }) =>
     writeJson(join(run.stages, 'trainModel.json'), {
-      inputDigest: digestOfValue({ options: decisiveOptions(options), ...on, versions }),
+      inputDigest: digestOfValue(decisiveInputs({ options, globalBatch: 16, continuedFrom: null, ...on, versions })),
     });
   await recordTraining({ dataset: 'rows', base: 'base' });
   return {

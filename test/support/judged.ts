@@ -97,7 +97,15 @@ function configOf(home: string, base: string, { gates, evaluate, deploy }: Chang
 
 function contextOf(home: string, runName: string): StageContext {
   const settings: HostSettings = {
-    ...{ home, configsFolder: '', modelsRoot: '', dataRoots: [], gpuSlots: 1, servingCommands: standInServers },
+    ...{
+      home,
+      configsFolder: '',
+      modelsRoot: '',
+      dataRoots: [],
+      hostName: 'here',
+      gpuSlots: 1,
+      servingCommands: standInServers,
+    },
   };
   return {
     ...{ settings, runName, executionId: `execution of ${runName}`, run: openRunDirectory(home, runName) },

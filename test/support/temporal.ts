@@ -1,9 +1,9 @@
 import { TestWorkflowEnvironment } from '@temporalio/testing';
-import { DefaultLogger, Runtime, Worker } from '@temporalio/worker';
+import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { join } from 'node:path';
 import type { Activities } from '../../activities/index.ts';
 import { checkout, temporalCli } from '../../host/checkout.ts';
-import { GPU_TASK_QUEUE, TASK_QUEUE } from '../../workflows/queues.ts';
+import { hostQueue, TASK_QUEUE } from '../../workflows/queues.ts';
 
 /** The built workflow code, as a worker in production loads it. */
 export const workflowBundle = { codePath: join(checkout, 'dist/workflow-bundle.cjs') };
@@ -19,18 +19,21 @@ export async function startServer(): Promise<TestWorkflowEnvironment> {
   return TestWorkflowEnvironment.createLocal({ server: { executable: { type: 'existing-path', path: temporalCli } } });
 }
 
-/** Run `work` while workers for both queues offer the given activities. */
+/** Run `work` while a host's workers offer the given activities; tests call their host `here`. */
 export async function withWorkers<T>(
   env: TestWorkflowEnvironment,
   activities: Partial<Activities>,
   work: () => Promise<T>,
+  host = 'here',
 ): Promise<T> {
-  const common = { connection: env.nativeConnection, activities };
+  // Two workers of one queue may not share a connection.
+  const connection = await NativeConnection.connect({ address: env.address });
+  const common = { connection, activities, identity: `${process.pid}@${host}` };
   const worker = await Worker.create({ ...common, taskQueue: TASK_QUEUE, workflowBundle });
-  const gpuWorker = await Worker.create({
-    ...common,
-    taskQueue: GPU_TASK_QUEUE,
-    maxConcurrentActivityTaskExecutions: 1,
-  });
-  return worker.runUntil(gpuWorker.runUntil(work));
+  const hostWorker = await Worker.create({ ...common, taskQueue: hostQueue(host) });
+  try {
+    return await worker.runUntil(hostWorker.runUntil(work));
+  } finally {
+    await connection.close();
+  }
 }

@@ -22,7 +22,7 @@ beforeAll(async () => {
 });
 afterAll(async () => env.teardown());
 beforeEach(() => {
-  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], gpuSlots: 1 };
+  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], hostName: 'here', gpuSlots: 1 };
   stopWatching = () => {};
 });
 afterEach(async () => {

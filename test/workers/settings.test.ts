@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { checkout } from '../../host/checkout.ts';
 import { readSettings } from '../../workers/settings.ts';
@@ -8,6 +9,7 @@ const defaults = {
   configsFolder: join(checkout, 'configs'),
   modelsRoot: join(checkout, '.temper/models'),
   dataRoots: [checkout, join(checkout, '.temper'), '/data'],
+  hostName: hostname(),
   gpuSlots: 1,
 };
 
@@ -41,6 +43,7 @@ describe('what a host says is taken', () => {
       { TEMPER_MODELS: '/models' },
       { modelsRoot: '/models', dataRoots: expect.arrayContaining(['/models']) },
     ],
+    ['its name', { TEMPER_HOST_NAME: 'gpu-1' }, { hostName: 'gpu-1' }],
     ['its slots', { TEMPER_GPU_SLOTS: '4' }, { gpuSlots: 4 }],
   ])('%s', (_, env, settings) => {
     expect(readSettings(env)).toMatchObject(settings);

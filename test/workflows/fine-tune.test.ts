@@ -5,6 +5,8 @@ import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import type { fineTune, FineTuneInput } from '../../workflows/fine-tune.ts';
 import type { RunProgress } from '../../workflows/progress.ts';
 import { TASK_QUEUE } from '../../workflows/queues.ts';
+import { stage, type StageContext, type StageResult } from '../../activities/stage.ts';
+import { newFolder } from '../fixtures/trainers/stand-in.ts';
 import { quickActivities, type Calls } from '../support/activities.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
 
@@ -45,6 +47,7 @@ test('the stages run in order and the result names what is in service', async ()
       ['loadConfig', 'done', 'demo'],
       ['checkEnvironment', 'done', 'CPU'],
       ['validateDataset', 'done', '8 rows to train on'],
+      ['planTraining', 'done', '16 × 1 rows on the CPU'],
       ['trainModel', 'done', '5 of 5 steps'],
       ['mergeAdapter', 'done', 'merged'],
       ['patchFp16', 'done', 'fp16'],
@@ -54,9 +57,11 @@ test('the stages run in order and the result names what is in service', async ()
     return handle;
   });
   expect(calls).toEqual([
+    'listHosts',
     'loadConfig',
     'checkEnvironment',
     'validateDataset',
+    'planTraining',
     'trainModel',
     'mergeAdapter',
     'patchFp16',
@@ -66,7 +71,7 @@ test('the stages run in order and the result names what is in service', async ()
   ]);
   const summaries = await summariesOf(handle);
   expect(summaries).toContain('Train tiny with LLaMA-Factory');
-  expect(summaries).toHaveLength(calls.length - 1);
+  expect(summaries).toHaveLength(calls.length);
 });
 
 test('a GPU with bfloat16 needs no fp16 patch', async () => {
@@ -102,7 +107,7 @@ test.each(['ConfigError', 'DatasetError', 'HostError'])(
         headline: 'row 7 is bad',
       });
     });
-    expect(calls).toEqual(['loadConfig', 'checkEnvironment', 'validateDataset', 'recordRun']);
+    expect(calls).toEqual(['listHosts', 'loadConfig', 'checkEnvironment', 'validateDataset', 'recordRun']);
   },
 );
 
@@ -177,23 +182,39 @@ test('stopTraining is refused before the training and asks for the stop during i
   expect(calls).toContain('mergeAdapter');
 });
 
-test('two runs on one GPU slot train one after the other', async () => {
-  let training = 0;
-  let most = 0;
-  const trained = await quickActivities([]).trainModel(undefined as never);
-  const changes = {
-    trainModel: async () => {
-      most = Math.max(most, ++training);
+test('two runs on one GPU slot train one after the other, and one that has trained does not wait for the next', async () => {
+  const order: string[] = [];
+  const working = new Set<string>();
+  const settings = {
+    home: newFolder(),
+    hostName: 'here',
+    gpuSlots: 1,
+    configsFolder: '',
+    modelsRoot: '',
+    dataRoots: [],
+  };
+  const quick = quickActivities([]);
+  const slow =
+    <I, O extends StageResult>(name: string, work: (input: I) => Promise<O>) =>
+    async (input: I, { runName }: StageContext) => {
+      order.push(name);
+      working.add(`${name} ${runName}`);
+      expect([...working]).toHaveLength(1);
       await new Promise((resolve) => setTimeout(resolve, 300));
-      training--;
-      return trained;
-    },
+      working.clear();
+      return work(input);
+    };
+  const changes = {
+    trainModel: stage('trainModel', settings, slow('train', quick.trainModel), { gpu: { priority: 2 } }),
+    evaluateModel: stage('evaluateModel', settings, slow('evaluate', quick.evaluateModel), { gpu: { priority: 1 } }),
   };
   await withWorkers(env, quickActivities([], changes), async () => {
-    const handles = [await start({ config: 'demo' }), await start({ config: 'demo' })];
+    const handles = [await start({ config: 'demo' }), await start({ config: 'demo' }), await start({ config: 'demo' })];
     await Promise.all(handles.map((handle) => handle.result()));
   });
-  expect(most).toBe(1);
+  expect(order).toHaveLength(6);
+  expect(order.lastIndexOf('train')).toBeLessThanOrEqual(4);
+  expect(order.filter((name) => name === 'evaluate')).toHaveLength(3);
 });
 
 const good = { precision: 'fp16' as const, training: {}, gpus: [], warnings: [], versions: {}, headline: 'CPU' };

@@ -5,18 +5,22 @@ import { join } from 'node:path';
 import { checkout } from '../../host/checkout.ts';
 import { quietRuntime, workflowBundle } from '../support/temporal.ts';
 
-// Histories recorded with `temporal workflow show -o json`; a change that breaks one would break a run in flight.
-const folder = join(checkout, 'test/fixtures/histories');
+// Histories of every release, recorded by scripts/record-histories.mjs; a change that breaks one would break a run in flight.
+const releases = join(checkout, 'test/fixtures/releases');
+const histories = readdirSync(releases).flatMap((release) =>
+  readdirSync(join(releases, release, 'histories')).map((name) => [release, name] as const),
+);
+const readHistory = (release: string, name: string) => readFileSync(join(releases, release, 'histories', name), 'utf8');
 
 beforeAll(quietRuntime);
 
-test.each(readdirSync(folder))('%s replays on the current workflow code', async (name) => {
-  const history: unknown = JSON.parse(readFileSync(join(folder, name), 'utf8'));
+test.each(histories)('%s: %s replays on the current workflow code', async (release, name) => {
+  const history: unknown = JSON.parse(readHistory(release, name));
   await expect(Worker.runReplayHistory({ workflowBundle }, history)).resolves.toBeUndefined();
 });
 
 test('a history that the code would not have made is refused', async () => {
-  const text = readFileSync(join(folder, 'deployed.json'), 'utf8').replaceAll('"mergeAdapter"', '"otherActivity"');
+  const text = readHistory('0.1.0', 'deployed.json').replaceAll('"mergeAdapter"', '"otherActivity"');
   await expect(Worker.runReplayHistory({ workflowBundle }, JSON.parse(text) as unknown)).rejects.toThrow(
     /TMPRL1100|[Nn]ondeterminism/,
   );

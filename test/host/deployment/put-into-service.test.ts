@@ -12,6 +12,7 @@ import { championBefore, readHistory } from '../../../host/deployment/history.ts
 import { findDeployment, readDeployment, type Deployment, type Release } from '../../../host/deployment/deployments.ts';
 import { deploymentFolder, modelKey, serverRuns } from '../../../host/deployment/model-server.ts';
 import { processesWith } from '../../../host/process-table.ts';
+import { pointedAt } from '../../../host/deployment/front.ts';
 import { settleAbandonedSwap } from '../../../host/deployment/put-into-service.ts';
 import { readJson } from '../../../host/state-file.ts';
 import { eventually, newFolder } from '../../fixtures/trainers/stand-in.ts';
@@ -28,7 +29,7 @@ import {
 } from '../../support/served.ts';
 
 // Real HAProxy, real processes; the models behave as their behavior.json says.
-jest.setTimeout(60_000);
+jest.setTimeout(180_000);
 
 let home: string;
 beforeEach(() => {
@@ -224,22 +225,36 @@ describe('a worker killed in the middle of a swap', () => {
     expect(existsSync(candidateFile(two))).toBe(false);
   });
 
-  test.each(['beside', 'in-place'] as const)(
-    'in the middle of a rollback (%s): the next attempt ends it',
-    async (placement) => {
-      await swapInProcess(releaseOf(home, 'one'), {});
-      const two = releaseOf(home, 'two', { answersWrongAfterMs: 1 });
-      const rolledBack = () => readFileSync(historyFile(home), 'utf8').includes('rolledBack');
-      expect(await swapInProcess(two, { placement, bakeSeconds: 20 }, rolledBack)).toBeUndefined();
-      expect(await swapInProcess(two, { placement, bakeSeconds: 20 })).toMatchObject({ outcome: 'rolledBack' });
-      expect(servedRuns(home, ['one', 'two'])).toEqual(['one']);
-      expect(await answeringRun((await current()).api.url)).toBe('one');
-      expect(await events()).toEqual([
-        ['deployed', 'one', 'one'],
-        ['rolledBack', 'two', 'one'],
-      ]);
-    },
-  );
+  const rollbackMoments: [string, () => boolean | Promise<boolean>][] = [
+    ['its history is written', () => true],
+    [
+      'requests go to what served before',
+      async () => {
+        const { champion, swap: unproved, front } = (await record()) as Deployment;
+        const previous = unproved?.previous ?? champion;
+        return (await pointedAt(front, 'api')) === previous.server?.port;
+      },
+    ],
+    ['it is recorded', async () => (await record())?.champion.runName === 'one'],
+  ];
+
+  test.each(
+    rollbackMoments.flatMap(([when, killWhen]) =>
+      (['beside', 'in-place'] as const).map((mode) => [when, mode, killWhen] as const),
+    ),
+  )('in a rollback, when %s (%s): the next attempt ends it', async (_, placement, killWhen) => {
+    await swapInProcess(releaseOf(home, 'one'), {});
+    const two = releaseOf(home, 'two', { answersWrongAfterMs: 1 });
+    const rolledBack = async () => readFileSync(historyFile(home), 'utf8').includes('rolledBack') && (await killWhen());
+    await swapInProcess(two, { placement, bakeSeconds: 20 }, rolledBack);
+    expect(await swapInProcess(two, { placement, bakeSeconds: 20 })).toMatchObject({ outcome: 'rolledBack' });
+    expect(servedRuns(home, ['one', 'two'])).toEqual(['one']);
+    expect(await answeringRun((await current()).api.url)).toBe('one');
+    expect(await events()).toEqual([
+      ['deployed', 'one', 'one'],
+      ['rolledBack', 'two', 'one'],
+    ]);
+  });
 
   test('and never started again: what served before serves again once the swap is settled', async () => {
     await swapInProcess(releaseOf(home, 'one'), {});

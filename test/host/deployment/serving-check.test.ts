@@ -35,6 +35,10 @@ function docker(answers: { info?: string; image?: string; run?: string }): void 
   chmodSync(join(folder, 'docker'), 0o755);
 }
 
+function packages(transformers: string): string {
+  return JSON.stringify({ transformers, vllm: null });
+}
+
 function config(deploy: Record<string, unknown>, train: Record<string, unknown> = {}): ResolvedConfig {
   const options = {
     configsFolder: join(checkout, 'configs'),
@@ -63,7 +67,7 @@ async function verdicts(of: ResolvedConfig, hasGpu = true): Promise<string[][]> 
 }
 
 test('an engine with GPUs and an image that loads what Temper exports is all that is needed', async () => {
-  docker({ info: NVIDIA, image: 'sha256:1', run: '5.6.0' });
+  docker({ info: NVIDIA, image: 'sha256:1', run: packages('5.6.0') });
   expect(await verdicts(config({}, { use_cpu: false }))).toEqual([
     ['Docker engine', 'ok', '27.1.0'],
     ['GPUs in containers', 'ok', 'the NVIDIA runtime is there'],
@@ -72,7 +76,7 @@ test('an engine with GPUs and an image that loads what Temper exports is all tha
 });
 
 test('an image is asked once', async () => {
-  docker({ info: PLAIN, image: 'sha256:1', run: '4.57.6' });
+  docker({ info: PLAIN, image: 'sha256:1', run: packages('4.57.6') });
   for (let times = 0; times < 2; times++) expect((await verdicts(config({}))).at(-1)?.[1]).toBe('ok');
   expect(readFileSync(join(folder, 'calls'), 'utf8').match(/^run /gm)).toHaveLength(1);
 });
@@ -84,9 +88,9 @@ test.each([
     'Docker engine',
     'permission denied',
   ],
-  [{ info: PLAIN, image: 'sha256:1', run: '5.6.0' }, 'GPUs in containers', 'nvidia-ctk runtime configure'],
+  [{ info: PLAIN, image: 'sha256:1', run: packages('5.6.0') }, 'GPUs in containers', 'nvidia-ctk runtime configure'],
   [{ info: NVIDIA }, 'serving image', 'docker build -f serving/Dockerfile -t qwen3-vl-webui:latest .'],
-  [{ info: NVIDIA, image: 'sha256:1', run: '4.49.0' }, 'serving image', 'with transformers 4.49.0'],
+  [{ info: NVIDIA, image: 'sha256:1', run: packages('4.49.0') }, 'serving image', 'with transformers 4.49.0'],
   [{ info: NVIDIA, image: 'sha256:1' }, 'serving image', 'docker run failed'],
 ])('%j is refused by %s, which says %s', async (answers, name, words) => {
   docker(answers);
@@ -96,7 +100,7 @@ test.each([
 });
 
 test('a CPU needs no GPU runtime', async () => {
-  docker({ info: PLAIN, image: 'sha256:1', run: '5.6.0' });
+  docker({ info: PLAIN, image: 'sha256:1', run: packages('5.6.0') });
   expect((await verdicts(config({}, { use_cpu: true }))).map(([name]) => name)).toEqual([
     'Docker engine',
     'serving image',
