@@ -117,11 +117,11 @@ export async function restoreChampionOf(home: string, name: string): Promise<Dep
   const deployment = await readDeployment(home, name);
   if (deployment?.champion.server !== null) return deployment;
   const inPlace = (await candidatesOf(home, name)).filter(({ placement }) => placement.mode === 'in-place');
-  for (const candidate of inPlace) {
-    await stopModel(candidate, candidate.place);
-    await forgetCandidate(candidate, candidate.place);
-  }
-  return restoreChampion(deployment);
+  for (const candidate of inPlace) await stopModel(candidate, candidate.place);
+  const restored = await restoreChampion(deployment);
+  // Forgotten last: whoever comes after a crash in the middle finds by them what is still to be restored.
+  for (const candidate of inPlace) await forgetCandidate(candidate, candidate.place);
+  return restored;
 }
 
 function recordFile(model: Model, place: Place): string {
