@@ -19,6 +19,7 @@ import picture_runs
 from checkpoint_room import require_space, require_space_for_all
 from checkpoints import KEEP_AT_LEAST, begin, mark_complete
 from failures import RowError
+from faster_model import base_of, use_liger_kernels
 from run_callbacks import EvaluationCut, RunCallback, agree, ended_by_early_stopping
 from token_mean_loss import TokenMeanTrainer
 from training_run import INTERRUPTED, Interrupted, TrainingRun
@@ -51,7 +52,10 @@ def report_phases(run: TrainingRun, check_rows: Callable[[dict[str, Any]], None]
     @functools.wraps(load_model)
     def load_model_reported(*args: Any, **kwargs: Any) -> Any:
         run.enter("loading")
-        return load_model(*args, **kwargs)
+        model = load_model(*args, **kwargs)
+        if args[1].enable_liger_kernel:
+            use_liger_kernels(base_of(model))
+        return model
 
     workflow.get_dataset, workflow.load_model = get_dataset_reported, load_model_reported
 

@@ -16,7 +16,7 @@ from environment.items import Item, install_command
 from trackers import reporters, swanlab_is_offline, wandb_is_offline
 
 SHOWN = ("torch", "torchvision", "torchaudio", "transformers", "llamafactory", "peft", "accelerate", "trl", "datasets")
-OPTIONAL = ("flash-attn", "deepspeed", "bitsandbytes")
+OPTIONAL = ("flash-attn", "deepspeed", "bitsandbytes", "liger-kernel")
 
 # LLaMA-Factory 0.9.5, extras/misc.py; used only if the installed one's own list cannot be read.
 _WINDOWS = (
