@@ -118,7 +118,10 @@ async function judgeConfig(
       {
         ...{ gpus, cpus: availableParallelism(), hostMemoryBytes: totalmem(), shape: await readModelShape(base) },
         ...{ options: config.train, wishes: config.plan, rows: rowLengths(ROWS, null, tokens) },
-        ...{ installed: { flashAttention: false, deepspeed: true }, measurements: await readMeasurements(home) },
+        ...{
+          installed: { flashAttention: false, deepspeed: true, liger: true },
+          measurements: await readMeasurements(home),
+        },
         deepspeedConfigs: '',
       },
       hosts?.length ?? 1,

@@ -133,7 +133,11 @@ export async function planFacts(
     options: training,
     wishes: config.plan,
     rows: rowLengths(report?.trainRows ?? 0, report?.tokens ?? null, Number(training.cutoff_len ?? 2048)),
-    installed: { flashAttention: versions['flash-attn'] !== undefined, deepspeed: versions.deepspeed !== undefined },
+    installed: {
+      flashAttention: versions['flash-attn'] !== undefined,
+      deepspeed: versions.deepspeed !== undefined,
+      liger: versions['liger-kernel'] !== undefined,
+    },
     measurements: await readMeasurements(home),
     deepspeedConfigs: join(checkout, 'configs/deepspeed'),
   };

@@ -43,6 +43,7 @@ function planRow(card: string, count: number, model: ModelShape, method: (typeof
       ...(way === null ? [] : [precisionName(way)]),
       way?.gradientCheckpointing ? 'checkpointing' : 'no checkpointing',
       ...(way?.compiled ? ['compiled'] : []),
+      ...(way?.liger ? ['Liger'] : []),
       ...(way?.sharding === 'none' ? [] : [way?.sharding]),
     ];
     const memory = formatBytes((prediction.memory?.total ?? 0) + contextBytes);

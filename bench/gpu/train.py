@@ -4,9 +4,9 @@
 
 Random weights, 512 × 512 pictures, answers of varying length, LoRA of rank 8 on all language layers, 16 rows an optimizer
 step. `by-hand` is LLaMA-Factory alone on its usual YAML (one row × 16, neither bf16 nor fp16); all others run Temper's
-trainer, `reference` as 1 × 16 in bf16. Every way sees the same rows in the same order. Prints a table with ratios to
-`by-hand` and the largest distance of a step's loss to `reference`. DIR needs 10 GB at 4b; python3 must have torch and
-llamafactory.
+trainer, `reference` as 1 × 16 in bf16 with the model as transformers and PEFT compute it. Every way sees the same rows
+in the same order. Prints a table with ratios to `by-hand` and the largest distance of a step's loss to `reference`. DIR
+needs 10 GB at 4b; python3 must have torch, llamafactory and liger-kernel.
 """
 
 import argparse
@@ -24,13 +24,15 @@ from model_and_rows import ROOT, Rows, make_model, make_rows
 
 BY_HAND = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "dataloader_num_workers": 0}
 BF16 = {"bf16": True, "dataloader_num_workers": 4}
-PLAN = {**BF16, "per_device_train_batch_size": 16, "disable_gradient_checkpointing": True}
+NO_LIGER = {**BF16, "per_device_train_batch_size": 16, "disable_gradient_checkpointing": True}
+PLAN = {**NO_LIGER, "enable_liger_kernel": True}
 WAYS: dict[str, dict[str, Any]] = {
     "by-hand": BY_HAND,
     "reference": {**BF16, **BY_HAND},
     "plan": PLAN,
-    "plan-compiled": {**PLAN, "torch_compile": True},
-    "checkpointing-compiled": {**PLAN, "disable_gradient_checkpointing": False, "torch_compile": True},
+    "no-liger": NO_LIGER,
+    "plan-compiled": {**NO_LIGER, "torch_compile": True},
+    "checkpointing-compiled": {**NO_LIGER, "disable_gradient_checkpointing": False, "torch_compile": True},
     "checkpointing": {**PLAN, "disable_gradient_checkpointing": False},
     "8x2": {**PLAN, "per_device_train_batch_size": 8},
     "4x4": {**PLAN, "per_device_train_batch_size": 4},
@@ -111,7 +113,8 @@ def run(way: str, config: dict[str, Any], folder: Path, steps: int, processes: i
     if way == "by-hand":
         command = [str(Path(__file__).with_name("by_hand.py")), str(yaml), str(events)]
     else:
-        command = [str(ROOT / "trainer/train.py"), "--config", str(yaml), "--output-dir", str(folder / "output")]
+        program = Path(__file__).with_name("unchanged_model.py") if way == "reference" else ROOT / "trainer/train.py"
+        command = [str(program), "--config", str(yaml), "--output-dir", str(folder / "output")]
         command += ["--events", str(events), "--tokenized-cache", str(folder.parent / "tokenized"), "--no-resume"]
         if processes > 1:
             command += ["--processes", str(processes)]

@@ -16,6 +16,8 @@ export interface Way {
   precision: TrainingPrecision;
   gradientCheckpointing: boolean;
   compiled: boolean;
+  /** With Liger's fused kernels (`enable_liger_kernel`). */
+  liger?: true;
   sharding: Sharding;
   gpus: number;
   /** Rows of an optimizer step over all GPUs. */
@@ -26,8 +28,8 @@ export interface Way {
 /** Rows of an optimizer step when neither `plan.globalBatchSize` nor the options' own cut says it. */
 export const DEFAULT_GLOBAL_BATCH = 16;
 
-/** torch_compile has been measured with LoRA in bf16 on GPUs that don't share the model. */
-const compileIsKnown = ({ finetuning }: Pick<Way, 'finetuning'>, precision: TrainingPrecision, sharding: Sharding) =>
+/** torch_compile and Liger's kernels have been measured with LoRA in bf16 on GPUs that don't share the model. */
+const isMeasured = ({ finetuning }: Pick<Way, 'finetuning'>, precision: TrainingPrecision, sharding: Sharding) =>
   finetuning === 'lora' && precision === 'bf16' && sharding === 'none';
 
 /** Every way that keeps the global batch and what the config says, whether or not it fits. */
@@ -41,10 +43,19 @@ export function waysToTrain(facts: PlanFacts, precision: TrainingPrecision): Way
       for (const sharding of shardingsOf(facts, gpus, method))
         for (const gradientCheckpointing of given(options.disable_gradient_checkpointing, (off) => off !== true))
           for (const compiled of given(options.torch_compile, (on) => on === true))
-            if (!compiled || options.torch_compile === true || compileIsKnown(method, precision, sharding))
-              ways.push({ ...method, precision, gradientCheckpointing, compiled, sharding, gpus, globalBatch, cut });
+            if (!compiled || options.torch_compile === true || isMeasured(method, precision, sharding)) {
+              const kernels = { compiled, ...ligerFor(facts, compiled || !isMeasured(method, precision, sharding)) };
+              ways.push({ ...method, precision, gradientCheckpointing, ...kernels, sharding, gpus, globalBatch, cut });
+            }
   }
   return ways;
+}
+
+/** Liger's kernels want a GPU from Ampere on, and are never planned beside a compiler that fuses by itself. */
+function ligerFor({ options, installed, gpus }: PlanFacts, isElsewhere: boolean): Pick<Way, 'liger'> {
+  if (options.enable_liger_kernel !== undefined) return options.enable_liger_kernel === true ? { liger: true } : {};
+  const ampere = gpus.every(({ computeCapability }) => computeCapability >= 8);
+  return installed.liger && ampere && !isElsewhere ? { liger: true } : {};
 }
 
 /** Rows of an optimizer step: `plan.globalBatchSize`, else what the options' own cut comes to on so many GPUs. */

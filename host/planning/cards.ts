@@ -59,7 +59,7 @@ export function simulatedGpus(cardName: string, count: number) {
     ...{ totalMemoryBytes: bytes, freeMemoryBytes: bytes * 0.985 },
   }));
   const host = { cpus: 8 * count, hostMemoryBytes: 64 * count * 2 ** 30 };
-  return { gpus, ...host, installed: { flashAttention: false, deepspeed: true } };
+  return { gpus, ...host, installed: { flashAttention: false, deepspeed: true, liger: true } };
 }
 
 function card(name: string, memoryGiB: number, computeCapability: number, teraflops: number, terabytes: number): Card {

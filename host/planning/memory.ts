@@ -17,6 +17,7 @@ export interface MemoryFacts {
   precision: 'bf16' | 'fp16' | 'fp16-from-bf16' | 'none';
   gradientCheckpointing: boolean;
   compiled: boolean;
+  liger?: boolean | undefined;
   sharding: Sharding;
   gpus: number;
   /** Rows at once on a GPU, and tokens of each with padding. */
@@ -46,6 +47,8 @@ const fitted = {
   kept: 0.775,
   /** The same of a compiled layer, which keeps fewer of them. */
   keptCompiled: 0.6,
+  /** The same with Liger's kernels. */
+  keptLiger: 0.54,
   /** Bytes a logit: its float copy, the log-softmax and their gradients, not all at once. */
   logit: 9.2,
   /** What the allocator holds beyond what is in use: bytes a logit, and a share of all that is no weight or state. */
@@ -65,7 +68,7 @@ export const contextBytes = CONTEXT_BYTES;
 export function predictMemory(facts: MemoryFacts): MemoryPrediction {
   const { shape, microBatch, tokens, pictureTokens, answerSpan, gradientCheckpointing } = facts;
   const { weights, optimizer } = stateBytes(facts);
-  const perLayer = layerBytesPerToken(shape.text) * (facts.compiled ? fitted.keptCompiled : fitted.kept);
+  const perLayer = layerBytesPerToken(shape.text) * keptShare(facts);
   const perToken = gradientCheckpointing
     ? shape.text.layers * shape.text.hidden * 2 + perLayer
     : shape.text.layers * perLayer;
@@ -81,6 +84,11 @@ export function predictMemory(facts: MemoryFacts): MemoryPrediction {
     logits,
     total: weights + optimizer + workingBesideGradients(facts, working),
   };
+}
+
+function keptShare({ compiled, liger }: MemoryFacts): number {
+  if (liger) return fitted.keptLiger;
+  return compiled ? fitted.keptCompiled : fitted.kept;
 }
 
 /**

@@ -12,6 +12,7 @@ export interface PaceFacts {
   precision: 'bf16' | 'fp16' | 'fp16-from-bf16' | 'none';
   gradientCheckpointing: boolean;
   compiled: boolean;
+  liger?: boolean | undefined;
   sharding: Sharding;
   gpus: number;
   microBatch: number;
@@ -22,15 +23,15 @@ export interface PaceFacts {
   answerTokens: number;
 }
 
-/** Measured with bench/gpu/train.py and bench/gpu/memory.py on an H100 and two H200 hosts; docs/log.md. */
+/** Measured with bench/gpu/train.py and bench/gpu/memory.py on four H100 and two H200 hosts; docs/log.md. */
 const measured = {
   /** Seconds that a host needs for each decoder layer to launch a micro-step's kernels, however few tokens it has. */
   launch: { checkpointed: 0.011, kept: 0.0085 },
-  /** Full fine-tuning launches no LoRA branches; compiled layers launch fewer kernels. */
+  /** Full fine-tuning launches no LoRA branches; compiled layers and Liger's launch fewer kernels. */
   launchWithoutLora: 0.6,
-  launchCompiled: 0.6,
+  launchFused: 0.6,
   /** Share of a GPU's peak that a micro-step reaches once launches don't bound it; most of the rest are element-wise kernels. */
-  efficiency: { eager: 0.22, compiled: 0.31 },
+  efficiency: { eager: 0.22, compiled: 0.31, liger: 0.38 },
   optimizerStep: 0.02,
 };
 
@@ -46,16 +47,16 @@ const PCIE_BYTES_PER_SECOND = 12e9;
  * measured, worse elsewhere.
  */
 export function predictStepSeconds(facts: PaceFacts): number {
-  const { shape, finetuning, gradientCheckpointing, compiled, accumulation, card } = facts;
+  const { shape, finetuning, gradientCheckpointing, compiled, liger, accumulation, card } = facts;
   const perLayer = gradientCheckpointing ? measured.launch.checkpointed : measured.launch.kept;
   const launch =
     shape.text.layers *
     perLayer *
     (finetuning === 'lora' ? 1 : measured.launchWithoutLora) *
-    (compiled ? measured.launchCompiled : 1);
+    (compiled || liger ? measured.launchFused : 1);
   const peak = peakFlops(card, facts.precision);
-  const compute =
-    microStepFlops(facts) / (peak * (compiled ? measured.efficiency.compiled : measured.efficiency.eager));
+  const efficiency = measured.efficiency[liger ? 'liger' : compiled ? 'compiled' : 'eager'];
+  const compute = microStepFlops(facts) / (peak * efficiency);
   const microStep = (launch ** 3 + compute ** 3) ** (1 / 3) + gatherSeconds(facts);
   return accumulation * microStep + measured.optimizerStep + optimizerSeconds(facts) + reduceSeconds(facts);
 }

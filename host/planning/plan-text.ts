@@ -12,6 +12,7 @@ export function describePlan({ cut, gpus, way, prediction }: TrainingPlan): stri
     ...(way === null ? [] : [precisionName(way)]),
     ...(way === null || way.gradientCheckpointing ? [] : ['no gradient checkpointing']),
     ...(way?.compiled ? ['compiled'] : []),
+    ...(way?.liger ? ["Liger's kernels"] : []),
     ...(way === null || way.sharding === 'none' ? [] : [`DeepSpeed ${way.sharding}`]),
     `${steps} steps`,
     ...(hours === null ? [] : [`about ${describeHours(hours)}`]),

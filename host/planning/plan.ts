@@ -25,7 +25,7 @@ export interface PlanFacts {
   wishes: { globalBatchSize?: number | undefined; gpus?: number | undefined; gpuHourPrice?: number | undefined };
   rows: RowLengths;
   /** Packages that a plan may make use of. */
-  installed: { flashAttention: boolean; deepspeed: boolean };
+  installed: { flashAttention: boolean; deepspeed: boolean; liger: boolean };
   /** What earlier trainings took on this host. */
   measurements: Measurement[];
   /** Folder of DeepSpeed's configs. */
@@ -80,7 +80,7 @@ const SAME_TIME = 0.02;
 
 /**
  * How to cut the config's optimization so that it is fastest on these GPUs: micro-batch and accumulation, precision, gradient
- * checkpointing, attention, loader workers, `torch_compile`, how many GPUs and how they share. What the config says wins.
+ * checkpointing, attention, loader workers, Liger's kernels or `torch_compile`, how many GPUs and how they share. What the config says wins.
  * Throws HostError when no way fits into memory, naming what is missing.
  */
 export function makePlan(facts: PlanFacts): TrainingPlan {
@@ -258,12 +258,15 @@ function decideSwitches(best: Weighed, facts: PlanFacts, decisions: Decisions): 
       'sdpa',
       ampere ? 'FlashAttention-2 is not installed' : 'the GPU is too old for FlashAttention-2',
     );
+  if (best.liger) decisions.add('enable_liger_kernel', true, 'norms, SwiGLU and rotary embedding in one kernel each');
   if (best.compiled) decisions.add('torch_compile', true, `${COMPILE_SECONDS} s of compiling are earned back`);
   else
     decisions.keep(
       'torch_compile',
       false,
-      `${COMPILE_SECONDS} s of compiling would not be earned back, or it is not known to work here`,
+      best.liger
+        ? "Liger's kernels are as fast without compiling"
+        : `${COMPILE_SECONDS} s of compiling would not be earned back, or it is not known to work here`,
     );
   decisions.keep('packing', false, "LLaMA-Factory's packing mixes Qwen3-VL's positions of different rows up");
   if (best.sharding !== 'none') {
@@ -294,7 +297,7 @@ function decideLoading({ rows, cpus }: PlanFacts, decisions: Decisions, gpus: nu
 function adviceFor(best: Weighed, facts: PlanFacts): string[] {
   const inTheWay = [
     ...['per_device_train_batch_size', 'gradient_accumulation_steps', 'disable_gradient_checkpointing'],
-    ...['bf16', 'fp16', 'torch_compile'],
+    ...['bf16', 'fp16', 'torch_compile', 'enable_liger_kernel'],
   ].filter((name) => facts.options[name] !== undefined);
   if (inTheWay.length === 0) return [];
   const options = Object.fromEntries(Object.entries(facts.options).filter(([name]) => !inTheWay.includes(name)));

@@ -48,10 +48,16 @@ async function saving({ cut, globalBatch, gpus, way, shape, rows }: RecordedPlan
     return `${optimization}, cut as ${planned}; time ${gpus === 0 ? 'on a CPU' : 'of a sharding of your own'} is not predicted, so neither is what that saves.`;
   const environment = await readJson<{ gpus?: { name: string }[] }>(run.environment);
   const card = cardOf(environment?.gpus?.[0]?.name ?? '');
-  const secondsOf = (microBatch: number, accumulation: number, checkpointed: boolean, compiled: boolean) =>
+  const secondsOf = (
+    microBatch: number,
+    accumulation: number,
+    checkpointed: boolean,
+    compiled: boolean,
+    liger?: boolean,
+  ) =>
     predictStepSeconds({
       ...way,
-      ...{ microBatch, accumulation, compiled, shape, card, gradientCheckpointing: checkpointed },
+      ...{ microBatch, accumulation, compiled, liger, shape, card, gradientCheckpointing: checkpointed },
       ...{
         tokens: paddedLength(rows, microBatch),
         pictureTokens: rows.meanPictureTokens,
@@ -59,7 +65,7 @@ async function saving({ cut, globalBatch, gpus, way, shape, rows }: RecordedPlan
       },
     });
   const before = secondsOf(1, globalBatch / way.gpus, true, false);
-  const after = secondsOf(cut.microBatch, cut.accumulation, way.gradientCheckpointing, way.compiled);
+  const after = secondsOf(cut.microBatch, cut.accumulation, way.gradientCheckpointing, way.compiled, way.liger);
   const times = before / after;
   const gain = times < 1.05 ? 'which takes as long' : `which would take ${times.toPrecision(2)} times as long a step`;
   return `${optimization} with gradient checkpointing, ${gain} by the formula that both are predicted with.`;

@@ -15,6 +15,8 @@ interface Point {
   answerTokens: number;
   gradientCheckpointing: boolean;
   compiled: boolean;
+  /** With Liger's kernels and without attention masks. */
+  liger?: boolean;
   gpu: string;
   /** With padding. */
   tokensPerRow: number;
@@ -39,7 +41,7 @@ test.each(points)(
 test('the points are of both shapes and methods, and with and without everything that the formula knows', () => {
   for (const [key, values] of Object.entries({
     ...{ shape: ['4b', '8b'], finetuning: ['lora', 'full'], precision: ['bf16', 'fp16'] },
-    ...{ gradientCheckpointing: [true, false], compiled: [true, false], pictures: [1, 4] },
+    ...{ gradientCheckpointing: [true, false], compiled: [true, false], pictures: [1, 4], liger: [true, undefined] },
   }))
     expect(new Set<unknown>(points.map((point) => point[key as keyof Point]))).toEqual(new Set<unknown>(values));
 });
@@ -48,7 +50,7 @@ function factsOf(point: Point): MemoryFacts {
   const shape = qwen3VL(point.shape);
   return {
     ...{ shape, finetuning: point.finetuning, quantizationBits: undefined, pureBf16: false, sharding: 'none', gpus: 1 },
-    ...{ gradientCheckpointing: point.gradientCheckpointing, compiled: point.compiled },
+    ...{ gradientCheckpointing: point.gradientCheckpointing, compiled: point.compiled, liger: point.liger },
     precision: point.precision === 'fp16' ? 'fp16-from-bf16' : 'bf16',
     trainable: point.finetuning === 'lora' ? loraParameters(shape, 8) : fullParameters(shape),
     ...{ microBatch: point.rows, tokens: point.tokensPerRow, pictureTokens: 256 * point.pictures },

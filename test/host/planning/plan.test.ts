@@ -92,14 +92,27 @@ describe('what the config says wins', () => {
 });
 
 test('torch_compile is worth its first step on a long run only, and is left alone where it is not known', () => {
-  const rows = (count: number) => ({ rows: { ...facts('H100', 1).rows, rows: count } });
+  const installed = { flashAttention: false, deepspeed: false, liger: false };
+  const rows = (count: number) => ({ rows: { ...facts('H100', 1).rows, rows: count }, installed });
   expect(makePlan(facts('H100', 1, {}, rows(320))).options).not.toHaveProperty('torch_compile');
   expect(makePlan(facts('H100', 1, {}, rows(40_000))).options).toMatchObject({ torch_compile: true });
   expect(makePlan(facts('V100', 1, {}, rows(40_000))).options).not.toHaveProperty('torch_compile');
 });
 
+test("Liger's kernels are used where they are installed, the GPU has bf16 and LoRA is trained, and nothing is compiled then", () => {
+  const long = { rows: { ...facts('A100', 1).rows, rows: 40_000 } };
+  const { options } = makePlan(facts('A100', 1, {}, long));
+  expect(options).toMatchObject({ enable_liger_kernel: true });
+  expect(options).not.toHaveProperty('torch_compile');
+  expect(makePlan(facts('V100', 1, {}, long)).options).not.toHaveProperty('enable_liger_kernel');
+  const full = makePlan(facts('H100', 1, { finetuning_type: 'full' }, long));
+  expect(full.options).not.toHaveProperty('enable_liger_kernel');
+  const refused = makePlan(facts('A100', 1, { enable_liger_kernel: false }, long));
+  expect(refused.options).toMatchObject({ enable_liger_kernel: false, torch_compile: true });
+});
+
 test('FlashAttention-2 is used where it is installed and the GPU has it', () => {
-  const installed = { installed: { flashAttention: true, deepspeed: false } };
+  const installed = { installed: { flashAttention: true, deepspeed: false, liger: true } };
   expect(makePlan(facts('A100', 1, {}, installed)).options).toMatchObject({ flash_attn: 'fa2' });
   expect(makePlan(facts('V100', 1, {}, installed)).options).toMatchObject({ flash_attn: 'sdpa' });
   expect(makePlan(facts('A100', 1)).options).toMatchObject({ flash_attn: 'sdpa' });
@@ -144,7 +157,12 @@ describe('what does not fit is refused with what would do', () => {
     ['full on a V100', facts('V100', 1, { finetuning_type: 'full' }), /finetuning_type: lora .*a GPU with 80 GiB/],
     [
       'DeepSpeed is not there',
-      facts('RTX 4090', 8, { finetuning_type: 'full' }, { installed: { flashAttention: false, deepspeed: false } }),
+      facts(
+        'RTX 4090',
+        8,
+        { finetuning_type: 'full' },
+        { installed: { flashAttention: false, deepspeed: false, liger: true } },
+      ),
       /installing DeepSpeed \(docs\/plans.md\): DeepSpeed's ZeRO stage 3 on 4 of these GPUs/,
     ],
   ])('%s', (_what, asked, message) => expect(() => makePlan(asked)).toThrow(message));
