@@ -26,6 +26,7 @@ BY_HAND = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, 
 BF16 = {"bf16": True, "dataloader_num_workers": 4}
 NO_LIGER = {**BF16, "per_device_train_batch_size": 16, "disable_gradient_checkpointing": True}
 PLAN = {**NO_LIGER, "enable_liger_kernel": True}
+FULL = {**BF16, "finetuning_type": "full", "learning_rate": 1e-5, "per_device_train_batch_size": 4}
 WAYS: dict[str, dict[str, Any]] = {
     "by-hand": BY_HAND,
     "reference": {**BF16, **BY_HAND},
@@ -38,6 +39,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "4x4": {**PLAN, "per_device_train_batch_size": 4},
     "fp16": {**PLAN, "bf16": False, "fp16": True},
     "two-gpus": {**PLAN, "per_device_train_batch_size": 8},
+    "full": {**FULL, "per_device_train_batch_size": 2},
+    "two-gpus-zero2": {**FULL, "deepspeed": str(ROOT / "configs/deepspeed/zero2.json")},
+    "two-gpus-zero3": {**FULL, "deepspeed": str(ROOT / "configs/deepspeed/zero3.json")},
 }
 GLOBAL_BATCH = 16
 LISTS = ("losses", "gradNorms", "secondsOfSteps")
@@ -75,7 +79,7 @@ def train(way: str, model: Path, rows: Path, options: argparse.Namespace) -> dic
     many = min(options.steps, int(fewer.get(way, options.steps)))
     folder = options.work / f"train-{way}"
     config = {**training_options(model, rows, options.shape, options.steps), **WAYS[way]}
-    processes = 2 if way == "two-gpus" else 1
+    processes = 2 if way.startswith("two-gpus") else 1
     config["gradient_accumulation_steps"] = GLOBAL_BATCH // config["per_device_train_batch_size"] // processes
     # The learning rate's schedule is that of `steps`, whatever a way is cut short to.
     began = time.time()

@@ -271,7 +271,7 @@ function decideSwitches(best: Weighed, facts: PlanFacts, decisions: Decisions): 
   decisions.keep('packing', false, "LLaMA-Factory's packing mixes Qwen3-VL's positions of different rows up");
   if (best.sharding !== 'none') {
     const file = `${deepspeedConfigs}/${best.sharding}.json`;
-    const proof = best.sharding === 'zero2' ? '' : '; stage 3 has not been proven yet: watch its first losses';
+    const proof = best.sharding === 'zero3-offload' ? '; offloading was not run yet: watch its first losses' : '';
     decisions.add('deepspeed', file, `the training fits only when the GPUs share it${proof}`);
   }
   if (best.gpus > 1) decisions.add('ddp_timeout', 180_000_000, 'the others wait while the first one tokenizes');
