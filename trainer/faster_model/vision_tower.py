@@ -1,4 +1,4 @@
-"""Qwen3-VL's vision tower without waits: what a picture's grid decides is computed once, all pictures attend at once.
+"""Qwen3-VL's vision tower without waits: what a picture's grid decides is computed once, equal pictures attend at once.
 
 transformers 5.6 builds the position tables of every picture of every step from Python lists, and lets each picture
 attend by itself, in each layer, after asking the GPU how long each one is. The tables are the same bit for bit here.
@@ -13,13 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None
-
 GRIDS_KEPT = 512
-AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,15 @@ class Grids:
         largest = max(int(max(h, w)) for _, h, w in self.grids)
         angles = self.tower.rotary_pos_emb(largest)
         return angles[torch.cat([each.places for each in self.tables])].flatten(1)
+
+    @torch.compiler.disable
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention within each frame, all (patches, heads, head size); compiled, it would be so anew for other sizes."""
+        frames = self.frames
+        if all(each == frames[0] for each in frames):
+            return attend_in_rows(query, key, value, len(frames), frames[0])
+        parts = zip(*(each.split(list(frames)) for each in (query, key, value)), strict=True)
+        return torch.cat([attend_in_rows(*part, 1, len(part[0])) for part in parts])
 
     def look_up(self, grid_thw: torch.Tensor) -> None:
         self.grids = [tuple(grid) for grid in grid_thw.tolist()]
@@ -129,17 +132,7 @@ def attend(
     query, key, value = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1).unbind(1)
     assert position_embeddings is not None
     query, key = modeling_qwen3_vl.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    frames: tuple[int, ...] = self.grids.frames
-    if all(each == frames[0] for each in frames):
-        attended = attend_in_rows(query, key, value, len(frames), frames[0])
-    elif has_varlen(query):
-        longest = max(frames)
-        # Rounded up, a compiled layer sees few different ones.
-        longest = 1 << (longest - 1).bit_length()
-        attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, longest, longest)
-    else:
-        parts = zip(*(each.split(list(frames)) for each in (query, key, value)), strict=True)
-        attended = torch.cat([attend_in_rows(*part, 1, len(part[0])) for part in parts])
+    attended = self.grids.attend(query, key, value)
     return self.proj(attended.reshape(patches, -1))
 
 
@@ -150,12 +143,3 @@ def attend_in_rows(
     query, key, value = (each.view(rows, patches, *each.shape[1:]).transpose(1, 2) for each in (query, key, value))
     return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
 
-
-def has_varlen(query: torch.Tensor) -> bool:
-    """Whether PyTorch's FlashAttention takes it: 16 bits, from Ampere on."""
-    return (
-        varlen_attn is not None
-        and query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and torch.cuda.get_device_capability(query.device) >= AMPERE
-    )
