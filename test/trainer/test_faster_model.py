@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen3VLForConditionalGeneration
 
-import token_mean_loss
 from faster_model import lora_linear, make_faster, spare_walks, trained_parameters, vision_tower
-from training import Training, apart
 
 BASE = Path(__file__).resolve().parents[2] / "demo/tiny-qwen3-vl"
 GRIDS = {
@@ -172,28 +169,6 @@ def test_a_model_without_an_adapter_is_searched_for_what_is_trained() -> None:
     step(model, None)
     model.zero_grad()
     assert all(each.grad is None for each in model.parameters())
-
-
-def test_rows_that_are_padded_at_their_end_train_the_same_without_a_mask(new: Callable[..., Training]) -> None:
-    """Their pictures' positions jump, which must not be taken for the end of a packed row."""
-    def decide(needs_none: bool) -> Callable[[], None]:
-        def first() -> None:
-            token_mean_loss.needs_no_mask = lambda model, collator: needs_none
-            compute = token_mean_loss.TokenMeanTrainer.compute_loss
-
-            def compute_seen(self: object, model: object, inputs: dict, *args: object, **kwargs: object) -> object:
-                print(f"padded: {bool((inputs['attention_mask'] == 0).any())}", flush=True)
-                return compute(self, model, inputs, *args, **kwargs)
-
-            token_mean_loss.TokenMeanTrainer.compute_loss = compute_seen
-
-        return first
-
-    masked, unmasked = new("masked", max_steps=4), new("unmasked", max_steps=4)
-    for training, needs_none in ((masked, False), (unmasked, True)):
-        assert training.run(first=decide(needs_none)) == 0, training.log()
-        assert "padded: True" in (training.folder / "trainer.log").read_text()
-    assert apart(masked.losses(), unmasked.losses()) <= 1e-5
 
 
 def test_ligers_kernels_take_the_place_of_every_norm_and_mlp_of_the_text() -> None:

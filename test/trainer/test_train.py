@@ -355,3 +355,27 @@ def test_sigterm_in_an_evaluation_saves_the_step_before_it(
     assert training.events()[-1]["atStep"] == 3 and training.events("checkpoint")[-1]["atStep"] == 3
     assert training.run("--attempt", "2") == 0, training.log()
     assert apart(undisturbed.losses(), training.losses()) <= 1e-6
+
+
+def test_rows_that_are_padded_at_their_end_train_the_same_without_a_mask(new: Callable[..., Training]) -> None:
+    """Their pictures' positions jump, which must not be taken for the end of a packed row."""
+    import token_mean_loss
+
+    def decide(needs_none: bool) -> Callable[[], None]:
+        def first() -> None:
+            token_mean_loss.needs_no_mask = lambda model, collator: needs_none
+            compute = token_mean_loss.TokenMeanTrainer.compute_loss
+
+            def compute_seen(self: object, model: object, inputs: dict, *args: object, **kwargs: object) -> object:
+                print(f"padded: {bool((inputs['attention_mask'] == 0).any())}", flush=True)
+                return compute(self, model, inputs, *args, **kwargs)
+
+            token_mean_loss.TokenMeanTrainer.compute_loss = compute_seen
+
+        return first
+
+    masked, unmasked = new("masked", max_steps=4), new("unmasked", max_steps=4)
+    for training, needs_none in ((masked, False), (unmasked, True)):
+        assert training.run(first=decide(needs_none)) == 0, training.log()
+        assert "padded: True" in (training.folder / "trainer.log").read_text()
+    assert apart(masked.losses(), unmasked.losses()) <= 1e-5

@@ -58,7 +58,7 @@ class Grids:
 
     @torch.compiler.disable
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention within each frame, all (patches, heads, head size); compiled, it would be so anew for other sizes."""
+        """Attention within each frame, all (patches, heads, head size); a compiler would begin anew for other sizes."""
         frames = self.frames
         if all(each == frames[0] for each in frames):
             return attend_in_rows(query, key, value, len(frames), frames[0])
