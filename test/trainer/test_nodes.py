@@ -1,7 +1,9 @@
 """Claims about trainings over several hosts: each is a keeper with its own folder here, and they share the output's."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -82,9 +84,12 @@ def until(condition: Callable[[], bool], node: Node) -> None:
 
 @pytest.fixture
 def endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """With a port that the kernel gives to nobody else while node 0 is started and started again."""
+    while True:
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
 
 
 @pytest.fixture
