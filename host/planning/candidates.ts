@@ -1,25 +1,21 @@
 import type { BatchCut } from '../batch-cut.ts';
+import { hasBfloat16 } from '../gpus.ts';
 import type { TrainingOptions } from '../training-config.ts';
-import { fullParameters, loraParameters, type Sharding } from './memory.ts';
+import {
+  fullParameters,
+  loraParameters,
+  type Sharding,
+  type TrainingMethod,
+  type TrainingPrecision,
+} from './memory.ts';
 import type { PlanFacts } from './plan.ts';
 
-/** `fp16-from-bf16`: fp16 from a base that is stored in bf16, which autocast casts again and again. */
-export type TrainingPrecision = 'bf16' | 'fp16' | 'fp16-from-bf16' | 'none';
-
 /** One way to do the config's optimization. */
-export interface Way {
-  finetuning: 'lora' | 'full' | 'freeze';
-  /** Parameters that are trained. */
-  trainable: number;
+export interface Way extends TrainingMethod {
   quantizationBits: number | undefined;
   pureBf16: boolean;
-  precision: TrainingPrecision;
-  gradientCheckpointing: boolean;
-  compiled: boolean;
-  /** With Liger's fused kernels (`enable_liger_kernel`). */
+  /** Missing where it is not used: measurements of before have no such key, and are found by their keys. */
   liger?: true;
-  sharding: Sharding;
-  gpus: number;
   /** Rows of an optimizer step over all GPUs. */
   globalBatch: number;
   cut: BatchCut;
@@ -42,20 +38,24 @@ export function waysToTrain(facts: PlanFacts, precision: TrainingPrecision): Way
     for (const cut of cutsOf(globalBatch / gpus, options))
       for (const sharding of shardingsOf(facts, gpus, method))
         for (const gradientCheckpointing of given(options.disable_gradient_checkpointing, (off) => off !== true))
-          for (const compiled of given(options.torch_compile, (on) => on === true))
-            if (!compiled || options.torch_compile === true || isMeasured(method, precision, sharding)) {
-              const kernels = { compiled, ...ligerFor(facts, compiled || !isMeasured(method, precision, sharding)) };
-              ways.push({ ...method, precision, gradientCheckpointing, ...kernels, sharding, gpus, globalBatch, cut });
-            }
+          for (const kernels of kernelsFor(facts, isMeasured(method, precision, sharding)))
+            ways.push({ ...method, precision, gradientCheckpointing, ...kernels, sharding, gpus, globalBatch, cut });
   }
   return ways;
 }
 
-/** Liger's kernels want a GPU from Ampere on, and are never planned beside a compiler that fuses by itself. */
-function ligerFor({ options, installed, gpus }: PlanFacts, isElsewhere: boolean): Pick<Way, 'liger'> {
-  if (options.enable_liger_kernel !== undefined) return options.enable_liger_kernel === true ? { liger: true } : {};
-  const ampere = gpus.every(({ computeCapability }) => computeCapability >= 8);
-  return installed.liger && ampere && !isElsewhere ? { liger: true } : {};
+/**
+ * Compiled or not, with Liger's kernels or not, as the config says; what it leaves open only where that has been measured. Liger's
+ * kernels want a GPU from Ampere on, and are never planned beside a compiler that fuses by itself.
+ */
+function kernelsFor({ options, installed, gpus }: PlanFacts, isKnown: boolean): Pick<Way, 'compiled' | 'liger'>[] {
+  const { torch_compile: compile, enable_liger_kernel: liger } = options;
+  const choices = compile === undefined && !isKnown ? [false] : given(compile, (on) => on === true);
+  const isUsable = installed.liger && gpus.every(hasBfloat16) && isKnown;
+  return choices.map((compiled) => {
+    const withLiger = liger === undefined ? isUsable && !compiled : liger === true;
+    return withLiger ? { compiled, liger: true } : { compiled };
+  });
 }
 
 /** Rows of an optimizer step: `plan.globalBatchSize`, else what the options' own cut comes to on so many GPUs. */

@@ -3,23 +3,30 @@ import { linearLayers, totalParameters, type ModelShape } from './model-shape.ts
 /** How weights, gradients and optimizer are held by several GPUs; none: each has all of them. */
 export type Sharding = 'none' | 'zero2' | 'zero3' | 'zero3-offload';
 
-/** What decides how much memory of a GPU a training takes. */
-export interface MemoryFacts {
-  shape: ModelShape;
+/** `fp16-from-bf16`: fp16 from a base that is stored in bf16, which autocast casts again and again. */
+export type TrainingPrecision = 'bf16' | 'fp16' | 'fp16-from-bf16' | 'none';
+
+/** How a training is done, whatever its cut: what its memory and its pace are predicted from. */
+export interface TrainingMethod {
   finetuning: 'lora' | 'full' | 'freeze';
   /** Parameters that are trained. */
   trainable: number;
+  precision: TrainingPrecision;
+  gradientCheckpointing: boolean;
+  compiled: boolean;
+  /** With Liger's fused kernels (`enable_liger_kernel`). */
+  liger?: boolean | undefined;
+  sharding: Sharding;
+  gpus: number;
+}
+
+/** What decides how much memory of a GPU a training takes. */
+export interface MemoryFacts extends TrainingMethod {
+  shape: ModelShape;
   /** 4 or 8 with `quantization_bit`. */
   quantizationBits?: number | undefined;
   /** `pure_bf16`: trained weights, gradients and optimizer in bf16. */
   pureBf16: boolean;
-  /** `fp16-from-bf16`: trained in fp16 from a base that is stored in bf16. */
-  precision: 'bf16' | 'fp16' | 'fp16-from-bf16' | 'none';
-  gradientCheckpointing: boolean;
-  compiled: boolean;
-  liger?: boolean | undefined;
-  sharding: Sharding;
-  gpus: number;
   /** Rows at once on a GPU, and tokens of each with padding. */
   microBatch: number;
   tokens: number;

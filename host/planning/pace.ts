@@ -1,20 +1,12 @@
 import { type Card } from './cards.ts';
 import type { ModelShape } from './model-shape.ts';
-import type { Sharding } from './memory.ts';
+import type { TrainingMethod } from './memory.ts';
 
 /** What decides how long an optimizer step takes. */
-export interface PaceFacts {
+export interface PaceFacts extends TrainingMethod {
   shape: ModelShape;
-  finetuning: 'lora' | 'full' | 'freeze';
-  trainable: number;
   /** Undefined for a GPU that is not listed. */
   card: Card | undefined;
-  precision: 'bf16' | 'fp16' | 'fp16-from-bf16' | 'none';
-  gradientCheckpointing: boolean;
-  compiled: boolean;
-  liger?: boolean | undefined;
-  sharding: Sharding;
-  gpus: number;
   microBatch: number;
   accumulation: number;
   /** Tokens of a row with padding; those of its pictures; those of its answers. */

@@ -1,11 +1,11 @@
 import type { BatchCut } from '../batch-cut.ts';
 import { hasBfloat16, type Gpu } from '../gpus.ts';
 import type { TrainingOptions } from '../training-config.ts';
-import { cutsOf, globalBatchOf, waysToTrain, type TrainingPrecision, type Way } from './candidates.ts';
+import { cutsOf, globalBatchOf, waysToTrain, type Way } from './candidates.ts';
 import { cardOf } from './cards.ts';
 import { Decisions, type Decision } from './decisions.ts';
 import { correctionOf, type Measurement } from './measurements.ts';
-import { contextBytes, predictMemory, type MemoryPrediction } from './memory.ts';
+import { contextBytes, predictMemory, type MemoryPrediction, type TrainingPrecision } from './memory.ts';
 import type { ModelShape } from './model-shape.ts';
 import { COMPILE_SECONDS, predictStepSeconds } from './pace.ts';
 import { refusal } from './refusal.ts';
@@ -95,7 +95,7 @@ export function makePlan(facts: PlanFacts): TrainingPlan {
 const CPU_ROWS = 16;
 
 function planForCpu(facts: PlanFacts): TrainingPlan {
-  const { options, wishes, rows, cpus } = facts;
+  const { options, wishes, cpus } = facts;
   const globalBatch = globalBatchOf(options, wishes, 1);
   const cuts = cutsOf(globalBatch, options);
   const cut = cuts.filter(({ microBatch }) => microBatch <= CPU_ROWS).at(-1) ?? cuts[0];
@@ -106,7 +106,7 @@ function planForCpu(facts: PlanFacts): TrainingPlan {
   return {
     ...{ gpus: 0, gpuIndices: [], globalBatch, cut, way: null, advice: [] },
     ...decisions.result(),
-    prediction: { ...withoutFigures, steps: stepsOf(facts, globalBatch, rows.rows) },
+    prediction: { ...withoutFigures, steps: stepsOf(facts, globalBatch) },
   };
 }
 
@@ -114,7 +114,7 @@ const withoutFigures = { memory: null, secondsPerStep: null, hours: null, cost: 
 
 /** The config shares the model among GPUs in its own way: all of them train, and what they take is not known beforehand. */
 function planForOwnSharding(facts: PlanFacts): TrainingPlan {
-  const { options, wishes, rows } = facts;
+  const { options, wishes } = facts;
   const gpus = Math.min(facts.gpus.length, wishes.gpus ?? facts.gpus.length);
   const globalBatch = globalBatchOf(options, wishes, gpus);
   const cut = cutsOf(globalBatch / gpus, options)[0];
@@ -127,7 +127,7 @@ function planForOwnSharding(facts: PlanFacts): TrainingPlan {
   return {
     ...{ gpus, gpuIndices: indicesOf(facts, gpus), globalBatch, cut, way: null, advice: [] },
     ...decisions.result(),
-    prediction: { ...withoutFigures, steps: stepsOf(facts, globalBatch, rows.rows) },
+    prediction: { ...withoutFigures, steps: stepsOf(facts, globalBatch) },
   };
 }
 
@@ -250,7 +250,7 @@ function decideSwitches(best: Weighed, facts: PlanFacts, decisions: Decisions): 
     decisions.keep('disable_gradient_checkpointing', false, 'activations of every layer would not fit, or win no time');
   else
     decisions.add('disable_gradient_checkpointing', true, 'activations of all layers fit, so none is computed twice');
-  const ampere = gpus.every(({ computeCapability }) => computeCapability >= 8);
+  const ampere = gpus.every(hasBfloat16);
   if (installed.flashAttention && ampere) decisions.add('flash_attn', 'fa2', 'FlashAttention-2 is installed');
   else
     decisions.add(
@@ -312,10 +312,10 @@ function adviceFor(best: Weighed, facts: PlanFacts): string[] {
 }
 
 /** Optimizer steps of the whole training, as transformers' Trainer counts them. */
-function stepsOf({ options, rows }: PlanFacts, globalBatch: number, trained = rows.rows): number {
+function stepsOf({ options, rows }: PlanFacts, globalBatch: number): number {
   const most = Number(options.max_steps ?? -1);
   if (most > 0) return most;
-  const perEpoch = Math.max(1, Math.ceil(withoutValidation(trained, options) / globalBatch));
+  const perEpoch = Math.max(1, Math.ceil(withoutValidation(rows.rows, options) / globalBatch));
   return Math.ceil(perEpoch * Number(options.num_train_epochs ?? 3));
 }
 

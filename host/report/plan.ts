@@ -1,8 +1,10 @@
+import type { BatchCut } from '../batch-cut.ts';
 import { formatBytes } from '../disk.ts';
 import { durationText } from '../duration.ts';
 import { median } from '../goodput/median.ts';
 import { cardOf } from '../planning/cards.ts';
 import { whatItTook } from '../planning/measurements.ts';
+import type { TrainingMethod } from '../planning/memory.ts';
 import type { ModelShape } from '../planning/model-shape.ts';
 import { predictStepSeconds } from '../planning/pace.ts';
 import type { TrainingPlan } from '../planning/plan.ts';
@@ -48,24 +50,15 @@ async function saving({ cut, globalBatch, gpus, way, shape, rows }: RecordedPlan
     return `${optimization}, cut as ${planned}; time ${gpus === 0 ? 'on a CPU' : 'of a sharding of your own'} is not predicted, so neither is what that saves.`;
   const environment = await readJson<{ gpus?: { name: string }[] }>(run.environment);
   const card = cardOf(environment?.gpus?.[0]?.name ?? '');
-  const secondsOf = (
-    microBatch: number,
-    accumulation: number,
-    checkpointed: boolean,
-    compiled: boolean,
-    liger?: boolean,
-  ) =>
+  const secondsOf = (method: TrainingMethod, { microBatch, accumulation }: BatchCut) =>
     predictStepSeconds({
-      ...way,
-      ...{ microBatch, accumulation, compiled, liger, shape, card, gradientCheckpointing: checkpointed },
-      ...{
-        tokens: paddedLength(rows, microBatch),
-        pictureTokens: rows.meanPictureTokens,
-        answerTokens: rows.meanAnswer,
-      },
+      ...method,
+      ...{ microBatch, accumulation, shape, card, tokens: paddedLength(rows, microBatch) },
+      ...{ pictureTokens: rows.meanPictureTokens, answerTokens: rows.meanAnswer },
     });
-  const before = secondsOf(1, globalBatch / way.gpus, true, false);
-  const after = secondsOf(cut.microBatch, cut.accumulation, way.gradientCheckpointing, way.compiled, way.liger);
+  const plain = { ...way, gradientCheckpointing: true, compiled: false, liger: false };
+  const before = secondsOf(plain, { microBatch: 1, accumulation: globalBatch / way.gpus });
+  const after = secondsOf(way, cut);
   const times = before / after;
   const gain = times < 1.05 ? 'which takes as long' : `which would take ${times.toPrecision(2)} times as long a step`;
   return `${optimization} with gradient checkpointing, ${gain} by the formula that both are predicted with.`;
