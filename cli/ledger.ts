@@ -1,18 +1,17 @@
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TemperError } from '../host/errors.ts';
 import { causes, type Cause } from '../host/goodput/account.ts';
 import { readGoodput, type RunGoodput } from '../host/goodput/run-goodput.ts';
 import { startUpParts } from '../host/goodput/start-ups.ts';
-import { causeNames, partNames, percent, secondsText, sumOf } from '../host/goodput/text.ts';
-import { runDirectory } from '../host/run-directory.ts';
+import { causeNames, partNames, percent, secondsText, startUpRows, sumOf } from '../host/goodput/text.ts';
+import { runDirectory, runsIn } from '../host/run-directory.ts';
 import { readSettings } from '../workers/settings.ts';
 import { columns } from './columns.ts';
 
 /** `temper ledger [RUN]`: where the time of trainings went; of a run that trains, up to now. */
 export async function ledger(runName: string | undefined, { json }: { json?: boolean }): Promise<void> {
   const { home } = readSettings();
-  const names = await runNames(home);
+  const names = await runsIn(home);
   if (runName !== undefined && !names.includes(runName))
     throw new TemperError(
       'ConfigError',
@@ -30,22 +29,12 @@ export async function ledger(runName: string | undefined, { json }: { json?: boo
   for (const line of goodput === undefined ? allRuns(runs) : oneRun(runName ?? '', goodput)) console.log(line);
 }
 
-async function runNames(home: string): Promise<string[]> {
-  const entries = await readdir(join(home, 'runs'), { withFileTypes: true }).catch(() => []);
-  return entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : [])).sort();
-}
-
 function oneRun(name: string, goodput: RunGoodput): string[] {
   const { seconds, wallSeconds, state, startUps, steps, repeatedSteps } = goodput;
   const byCause = causes.map((cause) => [
     causeNames[cause],
     secondsText(seconds[cause]),
     percent(wallSeconds > 0 ? seconds[cause] / wallSeconds : null),
-  ]);
-  const starts = startUps.map(({ isResume, resumedAtStep, seconds: total, parts }) => [
-    isResume ? `resume after step ${resumedAtStep}` : 'start',
-    total === null ? 'no step' : secondsText(total),
-    ...startUpParts.map((part) => secondsText(parts[part])),
   ]);
   const speed = [
     goodput.device ?? '',
@@ -61,7 +50,10 @@ function oneRun(name: string, goodput: RunGoodput): string[] {
       ['all', secondsText(wallSeconds), percent(1)],
     ]),
     '',
-    ...columns([['until the first step', 'seconds', ...startUpParts.map((part) => partNames[part])], ...starts]),
+    ...columns([
+      ['until the first step', 'seconds', ...startUpParts.map((part) => partNames[part])],
+      ...startUpRows(startUps),
+    ]),
   ];
 }
 

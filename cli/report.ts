@@ -1,9 +1,8 @@
 import { existsSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { TemperError } from '../host/errors.ts';
 import { writeReport } from '../host/report/render-report.ts';
-import { runDirectory } from '../host/run-directory.ts';
+import { runDirectory, runsIn } from '../host/run-directory.ts';
 import { readSettings } from '../workers/settings.ts';
 import { openInBrowser } from './open-in-browser.ts';
 
@@ -28,8 +27,7 @@ export async function report(runName: string, { out, open, json }: ReportOptions
 }
 
 async function notHere(home: string, runName: string): Promise<string> {
-  const entries = await readdir(join(home, 'runs'), { withFileTypes: true }).catch(() => []);
-  const names = entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : [])).sort();
+  const names = await runsIn(home);
   const some = names.slice(0, MOST_NAMED).join(', ');
   const more = names.length > MOST_NAMED ? ` and ${names.length - MOST_NAMED} more` : '';
   const here = names.length === 0 ? 'no run at all' : `${some}${more}`;

@@ -1,8 +1,6 @@
 import type { Client, WorkflowExecutionInfo } from '@temporalio/client';
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { readJson } from '../host/state-file.ts';
-import { runDirectory } from '../host/run-directory.ts';
+import { runDirectory, runsIn } from '../host/run-directory.ts';
 import { readSettings } from '../workers/settings.ts';
 import { columns } from './columns.ts';
 import { connectToServer } from './connect-to-server.ts';
@@ -26,7 +24,7 @@ export interface ListedRun {
 /** `temper runs`: the newest runs, those that the server knows and those whose directories are here. */
 export async function runs({ limit, json }: { limit: string; json?: boolean }): Promise<void> {
   const { home } = readSettings();
-  const here = await directoriesIn(home);
+  const here = await runsIn(home);
   const known = await knownToServer(Number(limit), new Set(here));
   const names = new Set(known?.map(({ runName }) => runName));
   const forgotten = await Promise.all(here.filter((name) => !names.has(name)).map((name) => fromDirectory(home, name)));
@@ -99,11 +97,6 @@ async function fromDirectory(home: string, runName: string): Promise<ListedRun> 
     ...{ score: evaluation?.scores?.candidate?.score ?? null, startedAt: record?.startedAt ?? null },
     ...{ endedAt: manifest?.finishedAt ?? null, isHere: true },
   };
-}
-
-async function directoriesIn(home: string): Promise<string[]> {
-  const entries = await readdir(join(home, 'runs'), { withFileTypes: true }).catch(() => []);
-  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
 }
 
 function row({ runName, state, stage, model, score, startedAt, endedAt }: ListedRun): string[] {

@@ -7,6 +7,7 @@ import type { FineTuneInput } from '../workflows/fine-tune-input.ts';
 import { TASK_QUEUE } from '../workflows/queues.ts';
 import { changesOf } from './changes-of.ts';
 import { connectToServer } from './connect-to-server.ts';
+import { runInput } from './run-input.ts';
 
 export interface ScheduleArguments {
   cron: string;
@@ -65,18 +66,15 @@ export function scheduleOf(config: string, scheduleId: string, given: ScheduleAr
 }
 
 function inputOf(config: string, { always, minNewRows, continueFrom, set }: ScheduleArguments): FineTuneInput {
-  if (continueFrom !== 'base' && continueFrom !== 'champion')
-    throw wrong('--continue-from', continueFrom, 'base or champion');
+  const input = runInput(config, { set, continueFrom });
   if (minNewRows !== undefined && !/^[1-9]\d*$/.test(minNewRows))
     throw wrong('--min-new-rows', minNewRows, 'a whole number from 1');
   if (always === true && minNewRows !== undefined)
     throw new TemperError('ConfigError', '--always and --min-new-rows contradict each other; leave one out.');
   return {
-    config,
-    ...(set.length === 0 ? {} : { set: changesOf(set) }),
+    ...input,
     ...(always === true ? {} : { onlyIfChanged: true }),
     ...(minNewRows === undefined ? {} : { minNewRows: Number(minNewRows) }),
-    ...(continueFrom === 'base' ? {} : { continueFrom }),
   };
 }
 

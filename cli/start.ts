@@ -7,7 +7,7 @@ import type { fineTune } from '../workflows/fine-tune.ts';
 import type { RunProgress } from '../workflows/progress.ts';
 import { TASK_QUEUE } from '../workflows/queues.ts';
 import { connectToServer } from './connect-to-server.ts';
-import { changesOf } from './changes-of.ts';
+import { runInput } from './run-input.ts';
 import { findUp } from './up.ts';
 import { exitCodeOf } from './watch/run-end.ts';
 import { watchOnTerminal } from './watch/watch.ts';
@@ -53,14 +53,10 @@ export async function start(config: string, given: StartArguments): Promise<void
 }
 
 function inputOf(config: string, { set, host, onlyIfChanged, continueFrom }: StartArguments): FineTuneInput {
-  if (continueFrom !== 'base' && continueFrom !== 'champion')
-    throw new TemperError('ConfigError', `--continue-from ${continueFrom}: takes base or champion.`);
   return {
-    config,
-    ...(set.length > 0 && { set: changesOf(set) }),
+    ...runInput(config, { set, continueFrom }),
     ...(host !== undefined && { host }),
     ...(onlyIfChanged === true && { onlyIfChanged }),
-    ...(continueFrom === 'champion' && { continueFrom }),
   };
 }
 

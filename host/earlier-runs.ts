@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { runDirectory, type RunDirectory } from './run-directory.ts';
+import { runDirectory, runsIn, type RunDirectory } from './run-directory.ts';
 import { readJson } from './state-file.ts';
 
 /** What is compared of `manifest.json`, which activities/record-run.ts writes. */
@@ -25,9 +25,8 @@ const verdicts = ['deployed', 'finished', 'rejected'];
 
 /** All runs of this home that have ended and say how, the oldest end first. */
 export async function endedRuns(home: string): Promise<EarlierRun[]> {
-  const names = await readdir(join(home, 'runs')).catch(() => []);
   const found = await Promise.all(
-    names.map(async (name) => {
+    (await runsIn(home)).map(async (name) => {
       const run = runDirectory(home, name);
       const manifest = await readJson<EarlierManifest>(run.manifest);
       return manifest === undefined ? [] : [{ run, manifest }];

@@ -5,6 +5,7 @@ import { checkout } from './checkout.ts';
 import type { TrainerNote } from './goodput/history.ts';
 import { appendLine } from './json-lines.ts';
 import { LossHistory } from './loss-history.ts';
+import { median } from './median.ts';
 import { processorSeconds } from './process-table.ts';
 import type { RunDirectory } from './run-directory.ts';
 import { runProgram } from './subprocess.ts';
@@ -172,7 +173,7 @@ export class TrainingState {
   overdueSeconds(limits: HangLimits, now = Date.now() / 1000): number | undefined {
     const pace = median(this.#pace);
     const silent = now - this.#lastSign;
-    if (this.#whose === 'own' && this.#phase === 'training' && pace !== null)
+    if (this.#whose === 'own' && this.#phase === 'training' && pace !== undefined)
       return silent > Math.max(limits.minSeconds, limits.factor * pace) ? Math.round(silent) : undefined;
     const idle = now - Math.max(this.#lastSign, this.#lastWork);
     return idle > limits.quietSeconds || silent > MOST_SILENT_SECONDS ? Math.round(silent) : undefined;
@@ -180,7 +181,7 @@ export class TrainingState {
 
   #steadyPace(): number | null {
     const isEnough = this.#pace.length >= PACE_FROM_STEPS || this.#paceBefore === null;
-    return isEnough ? median(this.#pace) : this.#paceBefore;
+    return isEnough ? (median(this.#pace) ?? null) : this.#paceBefore;
   }
 
   #place(event: TrainingEvent): void {
@@ -215,11 +216,6 @@ class WorkMeter {
     this.#seconds = seconds;
     return used > (WORK_SHARE * elapsed) / 1000;
   }
-}
-
-function median(values: number[]): number | null {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? null;
 }
 
 async function describeDeath(run: RunDirectory, trainer: TrainerProcess): Promise<string> {

@@ -4,7 +4,7 @@ import { listCandidates } from './deployment/candidates.ts';
 import { recordedDeployments } from './deployment/deployments.ts';
 import { championBefore, readHistory } from './deployment/history.ts';
 import { endedRuns } from './earlier-runs.ts';
-import { runDirectory, type RunDirectory } from './run-directory.ts';
+import { runDirectory, runsIn, type RunDirectory } from './run-directory.ts';
 import { readJson, writeJson } from './state-file.ts';
 import { findTrainer } from './trainer-process.ts';
 
@@ -52,7 +52,7 @@ export async function planCleaning(
   const needed = await neededRuns(home);
   const newest = await newestRuns(home, policy.keepNewest);
   const plan: CleaningPlan = { clean: [], kept: [] };
-  for (const runName of (await readdir(join(home, 'runs')).catch(() => [])).sort()) {
+  for (const runName of await runsIn(home)) {
     const run = runDirectory(home, runName);
     const endedAt = await lastSignOf(run);
     if (now - endedAt < policy.keepDays * DAY_MS || newest.has(runName)) continue;

@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TemperError } from './errors.ts';
 
@@ -39,6 +40,12 @@ export function openRunDirectory(home: string, runName: string): RunDirectory {
   const directory = runDirectory(home, runName);
   mkdirSync(directory.stages, { recursive: true });
   return directory;
+}
+
+/** The names of all runs that have a directory in this home, sorted. */
+export async function runsIn(home: string): Promise<string[]> {
+  const entries = await readdir(join(home, 'runs'), { withFileTypes: true }).catch(() => []);
+  return entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : [])).sort();
 }
 
 /** The names of the run's directory, whether or not it is there. */

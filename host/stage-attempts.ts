@@ -31,6 +31,8 @@ export type AttemptEnd = 'done' | 'failed' | 'cancelled';
 
 export type BegunAttempt = Extract<StageAttempt, { type: 'began' }>;
 
+export type EndedAttempt = Extract<StageAttempt, { type: 'ended' }>;
+
 /** Write an attempt's begin or end down; a disk that can't take it is no reason for the stage to fail. */
 export function noteAttempt(run: RunDirectory, attempt: StageAttempt): void {
   try {
@@ -55,6 +57,14 @@ export async function attemptsOfDeadWorkers(run: RunDirectory): Promise<BegunAtt
     (line): line is BegunAttempt =>
       line.type === 'began' && !ended.has(keyOf(line)) && line.worker.host === hostname() && !isAlive(line.worker),
   );
+}
+
+/** The attempts that failed or whose worker died, each with its error's name: WorkerDied, or `other` for one without. */
+export function failedAttempts(attempts: StageAttempt[]): (EndedAttempt & { error: string })[] {
+  return attempts.flatMap((line) => {
+    if (line.type !== 'ended' || (line.how !== 'failed' && line.how !== 'lost')) return [];
+    return [{ ...line, error: line.how === 'lost' ? 'WorkerDied' : (line.error ?? 'other') }];
+  });
 }
 
 /** The attempts of one stage, as they were noted. */

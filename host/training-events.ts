@@ -1,6 +1,7 @@
 import { open } from 'node:fs/promises';
 import type { ErrorName } from './errors.ts';
 import { parseLine } from './json-lines.ts';
+import { median } from './median.ts';
 import type { Setup, StepWork } from './planning/mfu.ts';
 
 /** A line of `train/events.jsonl`, as `trainer/events.py` writes it; `time` is in seconds since the epoch. */
@@ -40,6 +41,11 @@ export type TrainingEvent =
 
 export type TrainingPhase =
   'importing' | 'parsing' | 'preprocessing' | 'loading' | 'training' | 'evaluating' | 'saving' | 'finishing';
+
+/** The time of a step in seconds: the median of what the trainers told; undefined before there was any. */
+export function usualStepSeconds(events: TrainingEvent[]): number | undefined {
+  return median(events.flatMap((event) => (event.type === 'step' ? (event.secondsPerStep ?? []) : [])));
+}
 
 /** Reads a growing file of JSON lines from where it last stopped; a half-written last line waits for its rest. */
 export class EventReader {

@@ -1,10 +1,8 @@
 import { ActivityNotFoundError, Client } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import type { NativeConnection } from '@temporalio/worker';
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { readDataConverter } from './payload-codec.ts';
-import { runDirectory } from '../host/run-directory.ts';
+import { runDirectory, runsIn } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
 import { attemptsOfDeadWorkers, noteAttempt, type BegunAttempt } from '../host/stage-attempts.ts';
 
@@ -18,7 +16,7 @@ export async function giveUpDeadAttempts(
   namespace: string,
 ): Promise<void> {
   const client = new Client({ connection, namespace, ...readDataConverter() });
-  for (const runName of await readdir(join(home, 'runs')).catch(() => [])) {
+  for (const runName of await runsIn(home)) {
     const run = runDirectory(home, runName);
     for (const attempt of await attemptsOfDeadWorkers(run))
       if (await isGivenUp(client, attempt)) {

@@ -1,11 +1,9 @@
 import { Client, WorkflowNotFoundError } from '@temporalio/client';
 import type { NativeConnection } from '@temporalio/worker';
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { discardCandidate, listCandidates } from '../host/deployment/candidates.ts';
 import { lockDeployment, readDeployment, recordedDeployments } from '../host/deployment/deployments.ts';
 import { settleAbandonedSwap } from '../host/deployment/put-into-service.ts';
-import { runDirectory } from '../host/run-directory.ts';
+import { runDirectory, runsIn } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
 import { findTrainer, stopTrainer, type TrainerProcess } from '../host/trainer-process.ts';
 
@@ -60,7 +58,7 @@ async function settleAbandonedSwaps(home: string, client: Client): Promise<void>
 }
 
 async function stopOrphanedTrainers(home: string, client: Client): Promise<void> {
-  for (const runName of await readdir(join(home, 'runs')).catch(() => [])) {
+  for (const runName of await runsIn(home)) {
     const trainer = await trainerOf(home, runName).catch(() => undefined); // not a run's folder: the others matter
     if (trainer !== undefined && (await isClosed(client, runName))) await stopTrainer(trainer, STOP_GRACE_MS);
   }

@@ -1,12 +1,11 @@
 import { existsSync } from 'node:fs';
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { join } from 'node:path';
 import { errorNameOf, messageOf, TemperError } from '../host/errors.ts';
 import { markup } from '../host/report/markup.ts';
 import { renderReport } from '../host/report/render-report.ts';
 import { readRunState } from '../host/report/run-state.ts';
-import { runDirectory } from '../host/run-directory.ts';
+import { runDirectory, runsIn } from '../host/run-directory.ts';
 import type { HostSettings } from '../host/settings.ts';
 
 /** A page's own scripts and pictures, and nothing from elsewhere. */
@@ -68,9 +67,8 @@ async function answer(home: string, request: IncomingMessage, response: ServerRe
 }
 
 async function listOf(home: string): Promise<string> {
-  const entries = await readdir(join(home, 'runs'), { withFileTypes: true }).catch(() => []);
-  const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
-  const items = names.sort().map((name) => markup`<li><a href="/runs/${encodeURIComponent(name)}">${name}</a></li>\n`);
+  const names = await runsIn(home);
+  const items = names.map((name) => markup`<li><a href="/runs/${encodeURIComponent(name)}">${name}</a></li>\n`);
   return markup`<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Runs · Temper</title></head><body><h1>Runs</h1><ul>${items}</ul></body></html>`
     .text;
 }

@@ -1,6 +1,6 @@
 import type { TrainingEvent } from '../training-events.ts';
 import type { TrainerLife } from './history.ts';
-import { median } from './median.ts';
+import { median } from '../median.ts';
 import type { Doing, Segment, Timeline } from './timeline.ts';
 
 /**

@@ -1,5 +1,5 @@
 import { causes, type Account, type Cause } from './account.ts';
-import type { StartUpPart } from './start-ups.ts';
+import { startUpParts, type StartUp, type StartUpPart } from './start-ups.ts';
 
 export const causeNames: Record<Cause, string> = {
   productive: 'productive',
@@ -36,6 +36,15 @@ export function sumOf(accounts: Pick<Account, 'seconds' | 'wallSeconds'>[]): Pic
     seconds: Object.fromEntries(causes.map((cause) => [cause, total(cause)])) as Record<Cause, number>,
     wallSeconds: accounts.reduce((sum, { wallSeconds }) => sum + wallSeconds, 0),
   };
+}
+
+/** Of each start what it was, its seconds until the first step, and those of each part. */
+export function startUpRows(startUps: StartUp[]): string[][] {
+  return startUps.map(({ isResume, resumedAtStep, seconds, parts }) => [
+    isResume ? `resume after step ${resumedAtStep}` : 'start',
+    seconds === null ? 'no step' : secondsText(seconds),
+    ...startUpParts.map((part) => secondsText(parts[part])),
+  ]);
 }
 
 export function secondsText(seconds: number): string {

@@ -1,7 +1,6 @@
 import type { StageAttempt } from '../stage-attempts.ts';
-import type { TrainingEvent } from '../training-events.ts';
+import { usualStepSeconds, type TrainingEvent } from '../training-events.ts';
 import { livesOf, seconds, type TrainerLife, type TrainingHistory } from './history.ts';
-import { median } from './median.ts';
 
 /** What the training stage was doing; `none` while no trainer ran. */
 export type Doing =
@@ -47,7 +46,7 @@ interface Mark {
 
 /** Lay out what happened when. Time between a workflow that was ended from outside and the next start of its run is left out. */
 export function timelineOf(history: TrainingHistory): Timeline {
-  const trainers = livesOf(history, paceOf(history.events));
+  const trainers = livesOf(history, usualStepSeconds(history.events) ?? 0);
   const sweep = new Sweep();
   const marks = [...attemptMarks(history.attempts, trainers), ...trainers.flatMap(trainerMarks)];
   for (const mark of marks.sort((a, b) => a.at - b.at || a.order - b.order)) {
@@ -55,11 +54,6 @@ export function timelineOf(history: TrainingHistory): Timeline {
     mark.apply(sweep);
   }
   return { segments: sweep.segments, trainers };
-}
-
-/** The time of a step: the median of what the trainers told; 0 before there was any. */
-function paceOf(events: TrainingEvent[]): number {
-  return median(events.flatMap((event) => (event.type === 'step' ? (event.secondsPerStep ?? []) : []))) ?? 0;
 }
 
 class Sweep {

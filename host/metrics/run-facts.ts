@@ -1,11 +1,10 @@
-import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { stat } from 'node:fs/promises';
 import type { EarlierManifest } from '../earlier-runs.ts';
 import type { Cause } from '../goodput/account.ts';
 import { readGoodput } from '../goodput/run-goodput.ts';
 import { readLines } from '../json-lines.ts';
-import { runDirectory, type RunDirectory } from '../run-directory.ts';
-import type { StageAttempt } from '../stage-attempts.ts';
+import { runDirectory, runsIn, type RunDirectory } from '../run-directory.ts';
+import { failedAttempts, type StageAttempt } from '../stage-attempts.ts';
 import { readJson } from '../state-file.ts';
 import { findTrainer } from '../trainer-process.ts';
 import { EventReader, type TrainingEvent } from '../training-events.ts';
@@ -54,10 +53,8 @@ export class RunReader {
   }
 
   async read(): Promise<RunFacts[]> {
-    const entries = await readdir(join(this.#home, 'runs'), { withFileTypes: true }).catch(() => []);
-    const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
     const facts: RunFacts[] = [];
-    for (const name of names.sort()) {
+    for (const name of await runsIn(this.#home)) {
       const one = await this.#readRun(name).catch(() => undefined); // not a run's folder, or one that is being removed
       if (one !== undefined) facts.push(one);
     }
@@ -112,8 +109,5 @@ export class RunReader {
 }
 
 function failuresIn(attempts: StageAttempt[]): StageFailure[] {
-  return attempts.flatMap((attempt) => {
-    if (attempt.type !== 'ended' || (attempt.how !== 'failed' && attempt.how !== 'lost')) return [];
-    return [{ stage: attempt.stage, error: attempt.how === 'lost' ? 'WorkerDied' : (attempt.error ?? 'other') }];
-  });
+  return failedAttempts(attempts).map(({ stage, error }) => ({ stage, error }));
 }

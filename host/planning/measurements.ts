@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { digestOfValue } from '../digest.ts';
-import type { TrainingEvent } from '../training-events.ts';
+import { median } from '../median.ts';
+import { usualStepSeconds, type TrainingEvent } from '../training-events.ts';
 import { readJson, writeJson } from '../state-file.ts';
 import type { Way } from './candidates.ts';
 import { cardOf } from './cards.ts';
@@ -44,11 +45,11 @@ export function whatItTook(
 ): (Pick<Measurement, 'reservedBytes' | 'secondsPerStep'> & { steps: number }) | undefined {
   const steps = events.flatMap((event) => (event.type === 'step' ? [event] : []));
   const reserved = steps.flatMap(({ memoryReservedBytes }) => memoryReservedBytes ?? []);
-  const seconds = steps.flatMap(({ secondsPerStep }) => secondsPerStep ?? []);
-  if (reserved.length === 0 || seconds.length === 0) return undefined;
+  const secondsPerStep = usualStepSeconds(events);
+  if (reserved.length === 0 || secondsPerStep === undefined) return undefined;
   const largest = (values: number[]) => values.reduce((most, value) => Math.max(most, value)); // too many for arguments
   const last = largest(steps.map(({ step }) => step));
-  return { reservedBytes: largest(reserved), secondsPerStep: median(seconds), steps: last };
+  return { reservedBytes: largest(reserved), secondsPerStep, steps: last };
 }
 
 /** What earlier trainings took on this host; none when the file is missing. */
@@ -69,8 +70,8 @@ export async function rememberMeasurement(home: string, measurement: Measurement
 export function correctionOf(measurements: Measurement[], gpu: string, shape: ModelShape, way: Way): Correction {
   const kind = kindOf(gpu, shape, way);
   const alike = measurements.filter((each) => kindOf(each.gpu, each.shape, each.way) === kind).slice(-5);
-  if (alike.length === 0) return NONE;
-  return { memory: median(alike.map(memoryRatio)), pace: median(alike.map(paceRatio)), isMeasured: true };
+  const [memory, pace] = [median(alike.map(memoryRatio)), median(alike.map(paceRatio))];
+  return memory === undefined || pace === undefined ? NONE : { memory, pace, isMeasured: true };
 }
 
 function kindOf(gpu: string, shape: ModelShape, { cut: _cut, globalBatch: _global, ...kind }: Way): string {
@@ -109,11 +110,6 @@ function paceRatio({
     answerTokens,
   });
   return secondsPerStep / predicted;
-}
-
-function median(values: number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? 1;
 }
 
 function fileIn(home: string): string {

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { lastLines, readFrom } from '../log-file.ts';
 import { adviceFor } from './error-advice.ts';
 import { facts, markup, type Content } from './markup.ts';
 import type { ReportSource, Section } from './section.ts';
@@ -37,23 +37,10 @@ function logs({ run }: ReportSource): Content {
 }
 
 async function logEnd({ run }: ReportSource): Promise<Content> {
-  const text = await endOf(run.trainerLog).catch(() => '');
-  const lines = text.trimEnd().split('\n').slice(-LOG_LINES);
-  const shown = lines.map((line) => line.replace(/\r+$/, '').split('\r').at(-1)).join('\n');
+  const { text } = await readFrom(run.trainerLog, -LOG_BYTES).catch(() => ({ text: '' }));
+  const shown = lastLines(text.trimEnd(), LOG_LINES).join('\n');
   if (shown.trim() === '') return null;
   return markup`<details><summary>The end of the trainer's log</summary><pre>${shown}</pre></details>`;
-}
-
-async function endOf(path: string): Promise<string> {
-  const file = await open(path, 'r');
-  try {
-    const { size } = await file.stat();
-    const buffer = Buffer.alloc(Math.min(size, LOG_BYTES));
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, size - buffer.length);
-    return buffer.subarray(0, bytesRead).toString('utf8');
-  } finally {
-    await file.close();
-  }
 }
 
 /** Text of the docs with its `code`. */

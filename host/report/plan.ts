@@ -1,7 +1,6 @@
 import type { BatchCut } from '../batch-cut.ts';
 import { formatBytes } from '../disk.ts';
 import { durationText } from '../duration.ts';
-import { median } from '../goodput/median.ts';
 import { cardOf } from '../planning/cards.ts';
 import { whatItTook } from '../planning/measurements.ts';
 import type { TrainingMethod } from '../planning/memory.ts';
@@ -12,7 +11,7 @@ import { describePlan } from '../planning/plan-text.ts';
 import { paddedLength, type RowLengths } from '../planning/row-lengths.ts';
 import type { RunDirectory } from '../run-directory.ts';
 import { readJson } from '../state-file.ts';
-import type { TrainingEvent } from '../training-events.ts';
+import { usualStepSeconds, type TrainingEvent } from '../training-events.ts';
 import { markup, table, type Content } from './markup.ts';
 import type { Section } from './section.ts';
 
@@ -67,7 +66,7 @@ async function saving({ cut, globalBatch, gpus, way, shape, rows }: RecordedPlan
 /** What was predicted beside what was measured. */
 function foretold({ prediction }: RecordedPlan, events: TrainingEvent[], productive: number | undefined): Content {
   const took = whatItTook(events);
-  const pace = took?.secondsPerStep ?? medianPace(events);
+  const pace = took?.secondsPerStep ?? usualStepSeconds(events);
   const { memory, secondsPerStep, hours, steps } = prediction;
   const made = events.reduce((most, event) => (event.type === 'step' ? Math.max(most, event.step) : most), 0);
   const rows: [string, string | null, string | null][] = [
@@ -95,8 +94,4 @@ function foretold({ prediction }: RecordedPlan, events: TrainingEvent[], product
     measured ?? 'not measured',
   ]);
   return table(['what it takes', 'predicted', 'measured'], shown, { numeric: (column) => column > 0 });
-}
-
-function medianPace(events: TrainingEvent[]): number | undefined {
-  return median(events.flatMap((event) => (event.type === 'step' ? (event.secondsPerStep ?? []) : [])));
 }

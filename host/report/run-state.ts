@@ -1,7 +1,7 @@
 import { readLines } from '../json-lines.ts';
 import type { RunDirectory } from '../run-directory.ts';
 import { isAlive } from '../process-table.ts';
-import { attemptsOfDeadWorkers, type BegunAttempt, type StageAttempt } from '../stage-attempts.ts';
+import { attemptsOfDeadWorkers, failedAttempts, type BegunAttempt, type StageAttempt } from '../stage-attempts.ts';
 import { readJson } from '../state-file.ts';
 import { findTrainer } from '../trainer-process.ts';
 
@@ -127,9 +127,7 @@ function failureIn(stages: ReportStage[], attempts: StageAttempt[]): RunState['f
 }
 
 function setbacksIn(attempts: StageAttempt[]): Setback[] {
-  return attempts.flatMap((line) => {
-    if (line.type !== 'ended' || (line.how !== 'failed' && line.how !== 'lost')) return [];
-    const error = line.how === 'lost' ? 'WorkerDied' : (line.error ?? 'other');
-    return [{ stage: line.stage, attempt: line.attempt, at: line.at, error, message: line.headline }];
+  return failedAttempts(attempts).map(({ stage, attempt, at, error, headline }) => {
+    return { stage, attempt, at, error, message: headline };
   });
 }

@@ -2,7 +2,7 @@ import { durationText } from '../duration.ts';
 import { causes, type Cause } from '../goodput/account.ts';
 import type { RunGoodput } from '../goodput/run-goodput.ts';
 import { startUpParts } from '../goodput/start-ups.ts';
-import { causeNames, partNames, partsExplained, percent, secondsText } from '../goodput/text.ts';
+import { causeNames, partNames, partsExplained, percent, secondsText, startUpRows } from '../goodput/text.ts';
 import { markup, table, type Content } from './markup.ts';
 import type { Section } from './section.ts';
 
@@ -46,11 +46,6 @@ function timeTable({ seconds, wallSeconds }: RunGoodput): Content {
 
 function startUpTable({ startUps }: RunGoodput): Content {
   if (startUps.length === 0) return null;
-  const rows = startUps.map(({ isResume, resumedAtStep, seconds, parts }) => [
-    isResume ? `resume after step ${resumedAtStep}` : 'start',
-    seconds === null ? 'no step' : secondsText(seconds),
-    ...startUpParts.map((part) => secondsText(parts[part])),
-  ]);
   const head = ['seconds until the first step', 'all', ...startUpParts.map((part) => partNames[part])];
-  return markup`<h3>Start-up</h3>${table(head, rows, { numeric: (column) => column > 0 })}<p class="note">${partsExplained}</p>`;
+  return markup`<h3>Start-up</h3>${table(head, startUpRows(startUps), { numeric: (column) => column > 0 })}<p class="note">${partsExplained}</p>`;
 }
