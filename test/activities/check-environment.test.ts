@@ -10,6 +10,7 @@ import type { ResolvedConfig } from '../../configs/schema.ts';
 import type { CheckItem } from '../../host/check-item.ts';
 import { checkout } from '../../host/checkout.ts';
 import { openRunDirectory } from '../../host/run-directory.ts';
+import { settingsOf } from '../support/settings.ts';
 
 jest.setTimeout(300_000);
 
@@ -59,7 +60,7 @@ function configOf(folder: string): ResolvedConfig {
 }
 
 function check(config: ResolvedConfig) {
-  const settings = { home, configsFolder: '', modelsRoot: home, dataRoots: [home], hostName: 'here', gpuSlots: 1 };
+  const settings = settingsOf(home, { modelsRoot: home, dataRoots: [home] });
   const reports: Record<string, unknown>[] = [];
   const context = {
     settings,

@@ -11,13 +11,14 @@ import { runDirectory } from '../../host/run-directory.ts';
 import type { HostSettings } from '../../host/settings.ts';
 import { readAttempts } from '../../host/stage-attempts.ts';
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
+import { settingsOf } from '../support/settings.ts';
 
 type Work = (input: string, context: StageContext) => Promise<StageResult>;
 
 let settings: HostSettings;
 
 beforeEach(() => {
-  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], hostName: 'here', gpuSlots: 1 };
+  settings = settingsOf(newFolder());
 });
 
 describe('an error that somebody can act on reaches Temporal by its name', () => {

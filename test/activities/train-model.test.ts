@@ -14,6 +14,7 @@ import { writeTrainingConfig } from '../../host/training-config.ts';
 import { readEvents } from '../../host/training-events.ts';
 import { findTrainer, trainerIsAlive, type TrainerProcess } from '../../host/trainer-process.ts';
 import { ENDLESS, eventually, newFolder, runs, standIn, type StandIn } from '../fixtures/trainers/stand-in.ts';
+import { settingsOf } from '../support/settings.ts';
 
 jest.setTimeout(60_000);
 
@@ -319,15 +320,7 @@ function rehearse() {
 function attemptIn(home: string, number: number, [name, ...flags]: [StandIn, ...string[]], changes: Changes): Attempt {
   const { rows = 'rows', runName = 'run' } = changes;
   const trainerCommand = standIn(name, ...flags);
-  const activities = createActivities({
-    home,
-    configsFolder: '',
-    modelsRoot: '',
-    dataRoots: [],
-    hostName: 'here',
-    gpuSlots: 1,
-    trainerCommand,
-  });
+  const activities = createActivities(settingsOf(home, { trainerCommand }));
   const info = { attempt: number, workflowExecution: { workflowId: runName, runId: 'first-run' } };
   const environment = () => new MockActivityEnvironment(info, { logger: new DefaultLogger('ERROR') });
   const env = environment();

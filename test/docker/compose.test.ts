@@ -10,19 +10,11 @@ import { join } from 'node:path';
 import { parse } from 'yaml';
 import { runDirectory } from '../../host/run-directory.ts';
 import { lossCurve, readEvents } from '../../host/training-events.ts';
-import { ComposeStack, eventually, root, type HistoryEvent } from '../support/compose.ts';
+import { ComposeStack, eventually, root, type ComposeService, type HistoryEvent } from '../support/compose.ts';
 
 const workflowId = 'survivor';
 
 jest.setTimeout(300_000);
-
-interface ComposeService {
-  image: string;
-  restart?: string;
-  healthcheck?: object;
-  ports?: { host_ip?: string; target: number }[];
-  volumes?: { type: string; source?: string }[];
-}
 
 let stack: ComposeStack;
 

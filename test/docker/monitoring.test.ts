@@ -10,18 +10,10 @@ import { lastingFreePort } from '../../host/ports.ts';
 import { openRunDirectory } from '../../host/run-directory.ts';
 import { writeJson } from '../../host/state-file.ts';
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
-import { ComposeStack, eventually, root } from '../support/compose.ts';
+import { ComposeStack, eventually, root, type ComposeService } from '../support/compose.ts';
 import { alertRules, dashboardPanels, metricsIn } from '../support/monitoring.ts';
 
 jest.setTimeout(300_000);
-
-interface ComposeService {
-  image: string;
-  restart?: string;
-  healthcheck?: object;
-  ports?: { host_ip?: string; target: number }[];
-  volumes?: { type: string; source?: string }[];
-}
 
 interface Sample {
   metric: Record<string, string>;

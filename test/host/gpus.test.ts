@@ -1,21 +1,11 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { beforeEach, describe, expect, test } from '@jest/globals';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GpuMeter } from '../../host/gpu-use.ts';
 import { hasBfloat16, listGpus } from '../../host/gpus.ts';
-import { newFolder } from '../fixtures/trainers/stand-in.ts';
+import { standInPrograms } from '../support/programs.ts';
 
-const PATH = process.env.PATH ?? '';
-let programs: string;
-
-beforeEach(() => {
-  programs = newFolder();
-  process.env.PATH = `${programs}:${PATH}`;
-});
-
-afterEach(() => {
-  process.env.PATH = PATH;
-});
+const programs = standInPrograms();
 
 describe('GPUs are what nvidia-smi lists, with the numbers that decide precision and batch', () => {
   const v100 = 'Tesla V100-SXM2-32GB, 7.0, 32768, 32000, 535.183.01';
@@ -38,14 +28,14 @@ describe('GPUs are what nvidia-smi lists, with the numbers that decide precision
 });
 
 test('the use of the GPUs that train is read while somebody asks, and no more often than every ten seconds', async () => {
-  nvidiaSmi(`echo asked >> ${join(programs, 'asked')}; printf '0, 1024, 24564, 97\\n1, 10, 24564, 0\\n'`);
+  nvidiaSmi(`echo asked >> ${join(programs.folder, 'asked')}; printf '0, 1024, 24564, 97\\n1, 10, 24564, 0\\n'`);
   const meter = new GpuMeter([0]);
   expect(meter.latest(20_000)).toEqual([]);
   while (meter.latest(25_000).length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
   expect(meter.latest(29_999)).toEqual([
     { index: 0, usedMemoryBytes: 1024 ** 3, totalMemoryBytes: 24564 * 1024 ** 2, utilization: 0.97 },
   ]);
-  expect(readFileSync(join(programs, 'asked'), 'utf8')).toBe('asked\n');
+  expect(readFileSync(join(programs.folder, 'asked'), 'utf8')).toBe('asked\n');
 });
 
 describe('what is asked of nvidia-smi beside its list', () => {
@@ -93,11 +83,11 @@ describe('a host has none', () => {
   });
 
   test('when there is no nvidia-smi', async () => {
-    process.env.PATH = programs;
+    process.env.PATH = programs.folder;
     expect(await listGpus()).toEqual([]);
   });
 });
 
 function nvidiaSmi(script: string): void {
-  writeFileSync(join(programs, 'nvidia-smi'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  programs.put('nvidia-smi', `#!/bin/sh\n${script}\n`);
 }

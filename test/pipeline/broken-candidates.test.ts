@@ -18,6 +18,7 @@ import { processesWith } from '../../host/process-table.ts';
 import { openRunDirectory } from '../../host/run-directory.ts';
 import { changeTensor } from '../support/safetensors.ts';
 import { stopAllServed } from '../support/served.ts';
+import { settingsOf } from '../support/settings.ts';
 
 // Real models behind real HAProxy: the tiny base is champion, and damaged copies of it are judged beside it.
 jest.setTimeout(300_000);
@@ -158,7 +159,7 @@ function configOf(): ResolvedConfig {
 
 function contextOf(runName: string): StageContext {
   const run = openRunDirectory(home, runName);
-  const settings = { home, configsFolder: '', modelsRoot: '', dataRoots: [], hostName: 'here', gpuSlots: 1 };
+  const settings = settingsOf(home);
   return {
     ...{ settings, runName, executionId: runName, run, attempt: 1, owner: runName },
     ...{ signal: new AbortController().signal, report: () => {} },

@@ -26,6 +26,7 @@ import { TASK_QUEUE } from '../../workflows/queues.ts';
 import { Receiver } from '../support/receiver.ts';
 import { tensorTypes } from '../support/safetensors.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
+import { settingsOf } from '../support/settings.ts';
 
 // The whole pipeline on the real LLaMA-Factory: one run of the demo's config, looked at from all sides.
 jest.setTimeout(1_200_000);
@@ -51,14 +52,11 @@ beforeAll(async () => {
   const hook = receiver.url(`/robot/send?access_token=${hookKey}`);
   Object.assign(process.env, { ...secrets, TEMPER_TEST_HOOK: hook });
   const home = await mkdtemp(join(tmpdir(), 'temper-pipeline-'));
-  settings = {
-    home,
+  settings = settingsOf(home, {
     configsFolder: join(checkout, 'configs'),
     modelsRoot: join(home, 'models'),
     dataRoots: [checkout, home],
-    hostName: 'here',
-    gpuSlots: 1,
-  };
+  });
   env = await startServer();
   handle = await start('whole', await demoConfig());
   result = await withWorkers(env, createActivities(settings), () => handle.result());

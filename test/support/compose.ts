@@ -12,6 +12,15 @@ export interface HistoryEvent {
   eventType: string;
 }
 
+/** What is read of a service of `docker compose config`. */
+export interface ComposeService {
+  image: string;
+  restart?: string;
+  healthcheck?: object;
+  ports?: { host_ip?: string; target: number }[];
+  volumes?: { type: string; source?: string }[];
+}
+
 /** docker-compose.yml under a project name, ports, volumes and passwords of its own. */
 export class ComposeStack {
   readonly environment: Record<string, string | undefined>;

@@ -7,9 +7,9 @@ import { loadConfig } from '../../configs/load.ts';
 import type { ResolvedConfig } from '../../configs/schema.ts';
 import { checkout } from '../../host/checkout.ts';
 import { openRunDirectory } from '../../host/run-directory.ts';
-import type { HostSettings } from '../../host/settings.ts';
 import { writeWhole } from '../../host/state-file.ts';
 import { releaseOf, standInServers, type Behavior } from './served.ts';
+import { settingsOf } from './settings.ts';
 
 /** The held-out rows: each shows a card with a number on it. */
 export const NUMBERS = ['one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight'];
@@ -96,17 +96,7 @@ function configOf(home: string, base: string, { gates, evaluate, deploy }: Chang
 }
 
 function contextOf(home: string, runName: string): StageContext {
-  const settings: HostSettings = {
-    ...{
-      home,
-      configsFolder: '',
-      modelsRoot: '',
-      dataRoots: [],
-      hostName: 'here',
-      gpuSlots: 1,
-      servingCommands: standInServers,
-    },
-  };
+  const settings = settingsOf(home, { servingCommands: standInServers });
   return {
     ...{ settings, runName, executionId: `execution of ${runName}`, run: openRunDirectory(home, runName) },
     ...{ signal: new AbortController().signal, attempt: 1, owner: `${runName}/1`, report: () => {} },

@@ -10,6 +10,7 @@ import { TASK_QUEUE } from '../../workflows/queues.ts';
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
 import { answeringRun, deploy, releaseOf, servedRuns, stopAllServed, swapInProcess } from '../support/served.ts';
 import { startServer } from '../support/temporal.ts';
+import { settingsOf } from '../support/settings.ts';
 
 // What a terminated workflow leaves is for the worker to clear, since no activity is told of it.
 jest.setTimeout(60_000);
@@ -22,7 +23,7 @@ beforeAll(async () => {
 });
 afterAll(async () => env.teardown());
 beforeEach(() => {
-  settings = { home: newFolder(), configsFolder: '', modelsRoot: '', dataRoots: [], hostName: 'here', gpuSlots: 1 };
+  settings = settingsOf(newFolder());
   stopWatching = () => {};
 });
 afterEach(async () => {

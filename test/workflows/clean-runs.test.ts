@@ -11,6 +11,7 @@ import { TASK_QUEUE } from '../../workflows/queues.ts';
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
 import { quickActivities } from '../support/activities.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
+import { settingsOf } from '../support/settings.ts';
 
 jest.setTimeout(60_000);
 
@@ -21,16 +22,8 @@ let activities: Activities;
 beforeAll(async () => {
   env = await startServer();
   home = newFolder();
-  const real = createActivities({
-    ...{
-      home,
-      configsFolder: join(checkout, 'configs'),
-      modelsRoot: home,
-      dataRoots: [home],
-      hostName: 'here',
-      gpuSlots: 1,
-    },
-  });
+  const folders = { configsFolder: join(checkout, 'configs'), modelsRoot: home, dataRoots: [home] };
+  const real = createActivities(settingsOf(home, folders));
   const { planCleanRuns, applyCleanRuns } = real;
   activities = quickActivities([], { planCleanRuns, applyCleanRuns });
 });

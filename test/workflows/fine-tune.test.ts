@@ -9,6 +9,7 @@ import { stage, type StageContext, type StageResult } from '../../activities/sta
 import { newFolder } from '../fixtures/trainers/stand-in.ts';
 import { quickActivities, type Calls } from '../support/activities.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
+import { settingsOf } from '../support/settings.ts';
 
 jest.setTimeout(60_000);
 let env: TestWorkflowEnvironment;
@@ -185,14 +186,7 @@ test('stopTraining is refused before the training and asks for the stop during i
 test('two runs on one GPU slot train one after the other, and one that has trained does not wait for the next', async () => {
   const order: string[] = [];
   const working = new Set<string>();
-  const settings = {
-    home: newFolder(),
-    hostName: 'here',
-    gpuSlots: 1,
-    configsFolder: '',
-    modelsRoot: '',
-    dataRoots: [],
-  };
+  const settings = settingsOf(newFolder());
   const quick = quickActivities([]);
   const slow =
     <I, O extends StageResult>(name: string, work: (input: I) => Promise<O>) =>

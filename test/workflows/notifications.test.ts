@@ -20,6 +20,7 @@ import { newFolder } from '../fixtures/trainers/stand-in.ts';
 import { evaluation, quickActivities } from '../support/activities.ts';
 import { Receiver } from '../support/receiver.ts';
 import { startServer, withWorkers } from '../support/temporal.ts';
+import { settingsOf } from '../support/settings.ts';
 
 // Runs on a real server whose receivers are told by the real activity.
 jest.setTimeout(90_000);
@@ -39,8 +40,7 @@ beforeEach(async () => {
   receiver = await new Receiver().start();
   process.env.TEMPER_TEST_HOOK = receiver.url(`/hook/${key}`);
   process.env.TEMPER_TEST_HOOK_SECRET = secret;
-  const folders = { configsFolder: '', modelsRoot: '', dataRoots: [] };
-  settings = { home: newFolder(), hostName: 'here', gpuSlots: 1, ...folders };
+  settings = settingsOf(newFolder());
 });
 afterEach(async () => receiver.stop());
 

@@ -17,6 +17,7 @@ import { readJson } from '../../host/state-file.ts';
 import { runProgram } from '../../host/subprocess.ts';
 import { quickActivities } from '../support/activities.ts';
 import { quietRuntime, withWorkers } from '../support/temporal.ts';
+import { settingsOf } from '../support/settings.ts';
 
 // Schedules made by `temper schedule` that fire every few seconds on a real server; rows are really read, trainings are quick.
 jest.setTimeout(300_000);
@@ -33,10 +34,10 @@ let settings: HostSettings;
 beforeAll(async () => {
   quietRuntime();
   home = mkdtempSync(join(tmpdir(), 'temper-schedule-'));
-  settings = {
-    ...{ home, configsFolder: join(home, 'configs'), modelsRoot: join(home, 'models'), dataRoots: [home, checkout] },
-    ...{ hostName: 'here', gpuSlots: 1, isIndexed: true },
-  };
+  settings = settingsOf(home, {
+    ...{ configsFolder: join(home, 'configs'), modelsRoot: join(home, 'models'), dataRoots: [home, checkout] },
+    isIndexed: true,
+  });
   mkdirSync(settings.configsFolder);
   cpSync(join(checkout, 'demo/cards/images'), join(home, 'cards/images'), { recursive: true });
   writeRows(20);

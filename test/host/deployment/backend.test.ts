@@ -1,5 +1,5 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { chmodSync, existsSync, writeFileSync } from 'node:fs';
+import { expect, test } from '@jest/globals';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadConfig } from '../../../configs/load.ts';
 import type { ResolvedConfig } from '../../../configs/schema.ts';
@@ -7,31 +7,20 @@ import { checkout, vllmPython } from '../../../host/checkout.ts';
 import { chooseBackend } from '../../../host/deployment/backend.ts';
 import { servingFlags, servingOptions } from '../../../host/deployment/serving-options.ts';
 import type { Gpu } from '../../../host/gpus.ts';
-import { newFolder } from '../../fixtures/trainers/stand-in.ts';
+import { standInPrograms } from '../../support/programs.ts';
 
-const PATH = process.env.PATH ?? '';
-let folder: string;
-
-beforeEach(() => {
-  folder = newFolder();
-  process.env.PATH = `${folder}:${PATH}`;
-});
-
-afterEach(() => {
-  process.env.PATH = PATH;
-});
+const programs = standInPrograms();
 
 /** A stand-in for the docker command whose image has this vLLM. */
 function imageWith(vllm: string | null): void {
   const answer = JSON.stringify({ transformers: '4.57.6', vllm });
   const script = `#!/bin/sh\ncase "$1" in\nimage) echo sha256:1;;\nrun) echo '${answer}';;\nesac\n`;
-  writeFileSync(join(folder, 'docker'), script);
-  chmodSync(join(folder, 'docker'), 0o755);
+  programs.put('docker', script);
 }
 
 function config(deploy: Partial<ResolvedConfig['deploy']>): ResolvedConfig {
   const roots = { configsFolder: join(checkout, 'configs'), root: checkout, allowedRoots: [checkout] };
-  const demo = loadConfig('demo', { ...roots, modelsRoot: folder });
+  const demo = loadConfig('demo', { ...roots, modelsRoot: programs.folder });
   return { ...demo, deploy: { ...demo.deploy, runtime: 'docker', ...deploy } };
 }
 
@@ -57,7 +46,7 @@ test.each([
   ['0.11.0', [], 'huggingface', 'no GPU'],
 ])('auto, vLLM %s, %j: %s', async (vllm, gpus, backend, words) => {
   imageWith(vllm);
-  const chosen = await chooseBackend(config({}), gpus, folder);
+  const chosen = await chooseBackend(config({}), gpus, programs.folder);
   expect(chosen).toMatchObject({ backend, item: { verdict: 'ok', found: expect.stringContaining(words) } });
 });
 
@@ -67,7 +56,7 @@ test.each([
   [V100, 'warning', 'V100, compute capability 7.0'],
 ])('asked for, it serves on %j', async (on, verdict, words) => {
   imageWith('0.11.0');
-  const chosen = await chooseBackend(config({ backend: 'vllm' }), [on], folder);
+  const chosen = await chooseBackend(config({ backend: 'vllm' }), [on], programs.folder);
   expect(chosen).toMatchObject({ backend: 'vllm', item: { verdict, found: expect.stringContaining(words) } });
 });
 
@@ -77,21 +66,23 @@ test.each([
   [null, [A100], 'has no vLLM', '--build-arg BACKEND=vllm'],
 ])('asked for and impossible: vLLM %s, %j', async (vllm, gpus, found, fix) => {
   imageWith(vllm);
-  const { item } = await chooseBackend(config({ backend: 'vllm' }), gpus, folder);
+  const { item } = await chooseBackend(config({ backend: 'vllm' }), gpus, programs.folder);
   expect(item).toMatchObject({ verdict: 'error', needed: expect.stringContaining('deploy.backend: vllm') });
   expect(item.found).toContain(found);
   expect(item.fix).toContain(fix);
 });
 
 test('a process is served by the environment of its own', async () => {
-  const { item } = await chooseBackend(config({ backend: 'vllm', runtime: 'process' }), [A100], folder);
+  const { item } = await chooseBackend(config({ backend: 'vllm', runtime: 'process' }), [A100], programs.folder);
   const expected = existsSync(vllmPython) ? { verdict: 'ok' } : { fix: expect.stringContaining('npm run setup:vllm') };
   expect(item).toMatchObject(expected);
 });
 
 test('huggingface is what it is, whatever there is', async () => {
   imageWith('0.11.0');
-  expect((await chooseBackend(config({ backend: 'huggingface' }), [A100], folder)).backend).toBe('huggingface');
+  expect((await chooseBackend(config({ backend: 'huggingface' }), [A100], programs.folder)).backend).toBe(
+    'huggingface',
+  );
 });
 
 test('the server is told of vLLM and its share, and of nothing new without', () => {

@@ -1,36 +1,25 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { chmodSync, mkdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { expect, test } from '@jest/globals';
+import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Deployment } from '../../../host/deployment/deployments.ts';
 import { choosePlacement, type Placement } from '../../../host/deployment/placement.ts';
 import type { ServingOptions } from '../../../host/deployment/serving-options.ts';
-import { newFolder } from '../../fixtures/trainers/stand-in.ts';
+import { standInPrograms } from '../../support/programs.ts';
 
-const PATH = process.env.PATH ?? '';
 const vllm: ServingOptions = { template: 'qwen3_vl_nothink', cpu: false, backend: 'vllm', gpuMemoryShare: 0.85 };
 const huggingface: ServingOptions = { template: 'qwen3_vl_nothink', cpu: false };
-let folder: string;
-
-beforeEach(() => {
-  folder = newFolder();
-  process.env.PATH = `${folder}:${PATH}`;
-});
-
-afterEach(() => {
-  process.env.PATH = PATH;
-});
+const programs = standInPrograms();
 
 /** A stand-in for nvidia-smi: GPUs with so many MiB free. */
 function gpusWithFree(...free: number[]): void {
   const rows = free.map((mib, index) => `${index}, A100, 8.0, 81920, ${mib}, 570, GPU-${index}`).join('\n');
   const script = `#!/bin/sh\ncase "$1" in --query-gpu=*) echo '${rows}';; esac\n`;
-  writeFileSync(join(folder, 'nvidia-smi'), script);
-  chmodSync(join(folder, 'nvidia-smi'), 0o755);
+  programs.put('nvidia-smi', script);
 }
 
 /** A model of 8 GiB, which no disk holds. */
 function model(): string {
-  const modelDir = join(folder, 'model');
+  const modelDir = join(programs.folder, 'model');
   mkdirSync(modelDir, { recursive: true });
   writeFileSync(join(modelDir, 'model.safetensors'), '');
   truncateSync(join(modelDir, 'model.safetensors'), 8 * 1024 ** 3);

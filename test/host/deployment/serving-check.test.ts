@@ -1,38 +1,27 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { expect, test } from '@jest/globals';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadConfig } from '../../../configs/load.ts';
 import type { ResolvedConfig } from '../../../configs/schema.ts';
 import { checkout } from '../../../host/checkout.ts';
 import { servingItems } from '../../../host/deployment/serving-check.ts';
-import { newFolder } from '../../fixtures/trainers/stand-in.ts';
+import { standInPrograms } from '../../support/programs.ts';
 
-const PATH = process.env.PATH ?? '';
-let folder: string;
-
-beforeEach(() => {
-  folder = newFolder();
-  process.env.PATH = `${folder}:${PATH}`;
-});
-
-afterEach(() => {
-  process.env.PATH = PATH;
-});
+const programs = standInPrograms();
 
 /** A stand-in for the docker command: what it answers to `info`, `image inspect` and `run`. */
 function docker(answers: { info?: string; image?: string; run?: string }): void {
   const answer = (text: string | undefined) =>
     text === undefined ? 'echo "Error: not there" >&2; exit 1' : `printf '%s\\n' '${text}'`;
   const script = [
-    `#!/bin/sh\necho "$@" >> ${folder}/calls`,
+    `#!/bin/sh\necho "$@" >> ${programs.folder}/calls`,
     `case "$1" in`,
     `info) ${answer(answers.info)};;`,
     `image) ${answer(answers.image)};;`,
     `run) ${answer(answers.run)};;`,
     'esac\n',
   ];
-  writeFileSync(join(folder, 'docker'), script.join('\n'));
-  chmodSync(join(folder, 'docker'), 0o755);
+  programs.put('docker', script.join('\n'));
 }
 
 function packages(transformers: string): string {
@@ -44,7 +33,7 @@ function config(deploy: Record<string, unknown>, train: Record<string, unknown> 
     configsFolder: join(checkout, 'configs'),
     root: checkout,
     allowedRoots: [checkout],
-    modelsRoot: folder,
+    modelsRoot: programs.folder,
   };
   const demo = loadConfig('demo', options);
   return {
@@ -58,7 +47,7 @@ const NVIDIA = '{"ServerVersion":"27.1.0","Runtimes":{"runc":{},"nvidia":{}}}';
 const PLAIN = '{"ServerVersion":"27.1.0","Runtimes":{"runc":{}}}';
 
 async function verdicts(of: ResolvedConfig, hasGpu = true): Promise<string[][]> {
-  const items = await servingItems(of, hasGpu, folder);
+  const items = await servingItems(of, hasGpu, programs.folder);
   return items.map(({ name, found, verdict, fix }) => [
     name,
     verdict,
@@ -78,7 +67,7 @@ test('an engine with GPUs and an image that loads what Temper exports is all tha
 test('an image is asked once', async () => {
   docker({ info: PLAIN, image: 'sha256:1', run: packages('4.57.6') });
   for (let times = 0; times < 2; times++) expect((await verdicts(config({}))).at(-1)?.[1]).toBe('ok');
-  expect(readFileSync(join(folder, 'calls'), 'utf8').match(/^run /gm)).toHaveLength(1);
+  expect(readFileSync(join(programs.folder, 'calls'), 'utf8').match(/^run /gm)).toHaveLength(1);
 });
 
 test.each([
@@ -112,7 +101,7 @@ test('a CPU needs no GPU runtime', async () => {
 });
 
 test('without the docker command, and with nothing to deploy', async () => {
-  process.env.PATH = folder;
+  process.env.PATH = programs.folder;
   expect((await verdicts(config({})))[0]?.slice(0, 2)).toEqual(['Docker engine', 'error']);
   expect(await verdicts(config({ enabled: false }))).toEqual([]);
   expect((await verdicts(config({ runtime: 'process' })))[0]?.slice(0, 2)).toEqual(['HAProxy', 'ok']);
