@@ -16,6 +16,7 @@ import { makePlanForHosts } from '../host/planning/plan-for-hosts.ts';
 import { rowLengths } from '../host/planning/row-lengths.ts';
 import { runDirectory } from '../host/run-directory.ts';
 import { loadOptions, type HostSettings } from '../host/settings.ts';
+import { millisOf } from '../host/timestamp.ts';
 import type { StageContext, StageResult } from './stage.ts';
 
 export interface ListHostsResult extends StageResult {
@@ -60,7 +61,7 @@ export async function listHosts(_input: unknown, _context: StageContext): Promis
     taskQueue: { name: 'temper' },
     taskQueueType: 1,
   });
-  const seen = pollers.filter(({ lastAccessTime }) => Date.now() - millis(lastAccessTime) < SEEN_WITHIN_MS);
+  const seen = pollers.filter(({ lastAccessTime }) => Date.now() - (millisOf(lastAccessTime) ?? 0) < SEEN_WITHIN_MS);
   const hosts = [...new Set(seen.flatMap(({ identity }) => hostOf(identity ?? '')))].sort();
   return { hosts, headline: hosts.join(', ') };
 }
@@ -113,22 +114,16 @@ async function judgeConfig(
     return { fit: 'no', why: `the base ${base} is not there` };
   }
   const cutoff = Number(config.train.cutoff_len ?? 2048);
-  const planFor = async (tokens: number) =>
-    makePlanForHosts(
-      {
-        ...{ gpus, cpus: availableParallelism(), hostMemoryBytes: totalmem(), shape: await readModelShape(base) },
-        ...{ options: config.train, wishes: config.plan, rows: rowLengths(ROWS, null, tokens) },
-        ...{
-          installed: { flashAttention: false, deepspeed: true, liger: true },
-          measurements: await readMeasurements(home),
-        },
-        deepspeedConfigs: '',
-      },
-      hosts?.length ?? 1,
-    );
-  await planFor(Math.min(cutoff, SHORT_ROW_TOKENS));
+  const facts = {
+    ...{ gpus, cpus: availableParallelism(), hostMemoryBytes: totalmem(), shape: await readModelShape(base) },
+    ...{ options: config.train, wishes: config.plan, measurements: await readMeasurements(home) },
+    ...{ installed: { flashAttention: false, deepspeed: true, liger: true }, deepspeedConfigs: '' },
+  };
+  const planFor = (tokens: number) =>
+    makePlanForHosts({ ...facts, rows: rowLengths(ROWS, null, tokens) }, hosts?.length ?? 1);
+  planFor(Math.min(cutoff, SHORT_ROW_TOKENS));
   try {
-    await planFor(cutoff);
+    planFor(cutoff);
     return { fit: 'yes', why: '' };
   } catch (error) {
     if (errorNameOf(error) === undefined) throw error;
@@ -140,8 +135,4 @@ async function judgeConfig(
 function hostOf(identity: string): string[] {
   const at = identity.indexOf('@');
   return at < 0 ? [] : [identity.slice(at + 1)];
-}
-
-function millis(time: { seconds?: unknown; nanos?: number | null } | null | undefined): number {
-  return Number(time?.seconds ?? 0) * 1000 + Number(time?.nanos ?? 0) / 1e6;
 }

@@ -3,6 +3,7 @@
 import inspect
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,7 +41,6 @@ class TokenMeanTrainer(CustomSeq2SeqTrainer):
         make_faster(self.model, compiled=self.args.torch_compile)
         self.trained = trained_parameters(self.model)
         spare_walks(self.model, self.trained)
-        self.parameters_without_embeddings: int | None = None
         self.needs_no_mask = needs_no_mask(self.model, self.data_collator)
         if self.args.torch_compile and torch.cuda.is_available():
             round_as_eager_kernels_do()
@@ -112,10 +112,12 @@ class TokenMeanTrainer(CustomSeq2SeqTrainer):
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    @cached_property
+    def parameters_without_embeddings(self) -> int:
+        return self.model.num_parameters(exclude_embeddings=True)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """The Trainer's own estimate, 6 × tokens × parameters, which are counted once."""
-        if self.parameters_without_embeddings is None:
-            self.parameters_without_embeddings = self.model.num_parameters(exclude_embeddings=True)
         return 6 * inputs["input_ids"].numel() * self.parameters_without_embeddings
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:

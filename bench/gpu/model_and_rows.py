@@ -30,18 +30,23 @@ def make_model(work: Path, shape: str) -> Path:
     if shape == "tiny":
         shutil.copytree(TINY, base)
     else:
-        _bench_merge().make_base(str(base), shape, str(TINY))
-        config = json.loads((base / "config.json").read_text())
-        small = json.loads((TINY / "config.json").read_text())
-        config |= {key: value for key, value in small.items() if key.endswith("_token_id")}
-        config["text_config"] |= {key: small["text_config"][key] for key in ("bos_token_id", "eos_token_id")}
-        (base / "config.json").write_text(json.dumps(config))
+        make_random_base(base, shape)
     for name in ("preprocessor_config.json", "processor_config.json"):
         content = json.loads((base / name).read_text())
         content.get("image_processor", content)["size"] = PICTURE_LIMITS
         (base / name).write_text(json.dumps(content))
     (base / "made").touch()
     return base
+
+
+def make_random_base(base: Path, shape: str) -> None:
+    """A base of random bf16 weights at a true shape, whose token ids are the tiny tokenizer's."""
+    _bench_merge().make_base(str(base), shape, str(TINY))
+    config = json.loads((base / "config.json").read_text())
+    small = json.loads((TINY / "config.json").read_text())
+    config |= {key: value for key, value in small.items() if key.endswith("_token_id")}
+    config["text_config"] |= {key: small["text_config"][key] for key in ("bos_token_id", "eos_token_id")}
+    (base / "config.json").write_text(json.dumps(config))
 
 
 def make_rows(folder: Path, model: Path, rows: Rows) -> Path:

@@ -8,7 +8,6 @@ with what nvidia-smi says of the process, since placement goes by the former.
 
 import argparse
 import base64
-import importlib.util
 import io
 import json
 import os
@@ -23,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from model_and_rows import ROOT, make_random_base
+
 GIB = 2**30
 
 
@@ -55,26 +55,11 @@ def main() -> None:
 def _make_model(work: Path, shape: str) -> Path:
     """A base of random weights whose token ids are the tiny tokenizer's, brought to fp16 by the pipeline's own patch."""
     base, model = work / f"base-{shape}", work / f"model-{shape}"
-    tiny = ROOT / "demo/tiny-qwen3-vl"
     if not model.exists():
-        _bench_merge().make_base(str(base), shape, str(tiny))
-        config = json.loads((base / "config.json").read_text())
-        small = json.loads((tiny / "config.json").read_text())
-        config |= {key: value for key, value in small.items() if key.endswith("_token_id")}
-        config["text_config"] |= {key: small["text_config"][key] for key in ("bos_token_id", "eos_token_id")}
-        (base / "config.json").write_text(json.dumps(config))
+        make_random_base(base, shape)
         done = [sys.executable, str(ROOT / "trainer/patch_fp16.py"), str(base), "--out", str(model), "--clamp"]
         subprocess.run(done, check=True, stdout=subprocess.DEVNULL)
     return model
-
-
-def _bench_merge() -> Any:
-    """bench/merge.py, under a name that is not the trainer's package `merge`."""
-    spec = importlib.util.spec_from_file_location("bench_merge", ROOT / "bench/merge.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _start(model: Path, folder: Path) -> dict[str, Any]:

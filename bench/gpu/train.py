@@ -12,7 +12,6 @@ needs 10 GB at 4b; python3 must have torch, llamafactory and liger-kernel.
 import argparse
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -83,8 +82,7 @@ def train(way: str, model: Path, rows: Path, options: argparse.Namespace) -> dic
     config["gradient_accumulation_steps"] = GLOBAL_BATCH // config["per_device_train_batch_size"] // processes
     # The learning rate's schedule is that of `steps`, whatever a way is cut short to.
     began = time.time()
-    events = run(way, config, folder, many, processes)
-    steps = [event for event in events if event.get("type", "step") == "step"][:many]
+    steps = run(way, config, folder, many, processes)[:many]
     seconds = [event["secondsPerStep"] for event in steps]
     return {
         "way": way, "shape": options.shape, "gpu": gpu_name(), "steps": len(steps),
@@ -109,7 +107,7 @@ def training_options(model: Path, rows: Path, shape: str, steps: int) -> dict[st
 
 
 def run(way: str, config: dict[str, Any], folder: Path, steps: int, processes: int) -> list[dict[str, Any]]:
-    """The events of a training that is ended after `steps`, or ends by itself; a failure ends the bench with its log."""
+    """The steps of a training that is ended after `steps`, or ends by itself; a failure ends the bench with its log."""
     folder.mkdir(parents=True, exist_ok=True)
     yaml, events = folder / "config.yaml", folder / "events.jsonl"
     events.unlink(missing_ok=True)
@@ -168,5 +166,4 @@ def print_table(results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    random.seed(0)
     main()

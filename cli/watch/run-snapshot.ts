@@ -3,6 +3,7 @@ import proto from '@temporalio/proto';
 import type { fineTune, FineTuneResult } from '../../workflows/fine-tune.ts';
 import type { RunProgress } from '../../workflows/progress.ts';
 import { messageOf, TemperError } from '../../host/errors.ts';
+import { millisOf } from '../../host/timestamp.ts';
 import { rootCause } from '../workflow-error.ts';
 import { readHeartbeat, type Heartbeat } from './heartbeat.ts';
 
@@ -90,7 +91,7 @@ async function readActivity(
 ): Promise<PendingActivity | undefined> {
   const pending = raw.pendingActivities?.at(-1);
   if (pending === undefined) return undefined;
-  const nextAttemptAt = millis(pending.nextAttemptScheduleTime);
+  const nextAttemptAt = millisOf(pending.nextAttemptScheduleTime);
   const isQueued =
     pending.state === PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED &&
     (nextAttemptAt === null || nextAttemptAt <= Date.now());
@@ -103,7 +104,7 @@ async function readActivity(
     },
     lastFailure: pending.lastFailure?.message?.split('\n')[0] ?? null,
     nextAttemptAt,
-    queuedAt: isQueued ? (nextAttemptAt ?? millis(pending.scheduledTime)) : null,
+    queuedAt: isQueued ? (nextAttemptAt ?? millisOf(pending.scheduledTime)) : null,
     isPaused: pending.state === PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED,
   };
 }
@@ -117,7 +118,7 @@ function noticesOf(
   const notices: Notice[] = [];
   const waits = (text: string) => notices.push({ kind: 'waits', text });
   const isLate = (since: number | null) => since !== null && Date.now() - since > WORKER_AWAY_MS;
-  const taskSince = millis(raw.pendingWorkflowTask?.originalScheduledTime);
+  const taskSince = millisOf(raw.pendingWorkflowTask?.originalScheduledTime);
   if (
     isLate(taskSince) &&
     raw.pendingWorkflowTask?.state === PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
@@ -140,8 +141,4 @@ function noticesOf(
       `waits for approval: temporal workflow update execute --workflow-id ${runName} --name approve --input '{"by":"…","why":"…"}' (or reject)`,
     );
   return notices;
-}
-
-function millis(time: { seconds?: unknown; nanos?: number | null } | null | undefined): number | null {
-  return time == null ? null : Number(time.seconds ?? 0) * 1000 + (time.nanos ?? 0) / 1e6;
 }

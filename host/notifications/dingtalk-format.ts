@@ -1,5 +1,5 @@
 import { createHmac } from 'node:crypto';
-import { messageFor, truncate, truncateBytes } from './message.ts';
+import { markdownField, messageFor, truncate, truncateBytes } from './message.ts';
 import { jsonHeaders, judgeByCode, type WebhookFormat } from './webhook.ts';
 
 /** A body may have 20,000 bytes; this leaves room for the rest of it. */
@@ -19,9 +19,7 @@ export const dingtalkFormat: WebhookFormat = {
     const lines = [
       `### ${escape(title)}`,
       ...(why === '' ? [] : [escape(why)]),
-      ...fields.map(
-        ({ label, value, isLink }) => `**${label}**: ${isLink === true ? `[${value}](${value})` : escape(value)}`,
-      ),
+      ...fields.map((field) => markdownField(field, escape)),
       ...commands.map(({ label, command }) => `**${label}**: ${escape(command)}`),
     ];
     const markdown = { title: truncate(title, MAX_TITLE), text: truncateBytes(lines.join('\n\n'), MAX_TEXT_BYTES) };

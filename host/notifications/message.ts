@@ -57,6 +57,14 @@ export function messageFor(notice: NoticeFromHost): Message {
   };
 }
 
+/** A field as Markdown; a link stands as it is, any other value as `plain` makes it. */
+export function markdownField(
+  { label, value, isLink }: Message['fields'][number],
+  plain: (text: string) => string,
+): string {
+  return `**${label}**: ${isLink === true ? `[${value}](${value})` : plain(value)}`;
+}
+
 /** How a person answers a run that waits for one. */
 export function commandsFor({ event, runName, namespace }: NoticeFromHost): Message['commands'] {
   if (event !== 'awaitingApproval') return [];

@@ -1,4 +1,4 @@
-import { messageFor, truncateBytes, type Tone } from './message.ts';
+import { markdownField, messageFor, truncateBytes, type Tone } from './message.ts';
 import { jsonHeaders, judgeByCode, type WebhookFormat } from './webhook.ts';
 
 /** Of the Markdown, in UTF-8. */
@@ -19,9 +19,7 @@ export const wecomFormat: WebhookFormat = {
     const head = `### <font color="${colors[tone]}">${plain(title)}</font>`;
     const rest = [
       ...commands.map(({ label, command }) => `**${label}**: \`${command}\``),
-      ...fields.map(
-        ({ label, value, isLink }) => `**${label}**: ${isLink === true ? `[${value}](${value})` : plain(value)}`,
-      ),
+      ...fields.map((field) => markdownField(field, plain)),
     ];
     const room = MAX_BYTES - Buffer.byteLength([head, '', ...rest].join('\n'));
     const content = [head, ...(why === '' ? [] : [truncateBytes(plain(why), Math.max(0, room))]), ...rest].join('\n');

@@ -1,6 +1,7 @@
 """Checks the rows and writes them as a dataset of LLaMA-Factory; what is not whole is never seen."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -83,8 +84,6 @@ class DatasetWriter:
         return self.good[str(path)]
 
     def keep_bytes(self, data: bytes) -> str:
-        import io
-
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 picture.verify()
